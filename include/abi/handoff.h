@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the loader (boot/) tells the resident core (hv/), and the header of the core's image.
+ * Both are built from this tree together: the version is a check against mixing builds, not a promise.
+ */
+#ifndef TALLY_ABI_HANDOFF_H
+#define TALLY_ABI_HANDOFF_H
+
+#include "types.h"
+
+#define HANDOFF_VERSION 1u
+#define IMAGE_MAGIC 0x726f73697679616cull /* "layvisor" */
+
+/* Where the core's own page tables map its region; the low half there is guest-physical memory. */
+#define CORE_VA 0xffffff8000000000ull
+
+/* Guest-physical bits that the core can address: the low half of its address space. */
+#define CORE_MAX_PHYS_BITS 47
+
+/* Page tables (one PDPT per 512 GByte of NPT, and of the core's own) and the pool of shadow tables. */
+#define CORE_SHADOW_PAGES 512u
+#define CORE_POOL_BYTES(phys_bits)                                                                 \
+	((CORE_SHADOW_PAGES + 64 + 2 * ((phys_bits) > 39 ? 1ull << ((phys_bits)-39) : 1)) << PAGE_SHIFT)
+
+/* At offset 0 of the image, filled in by linker.ld. Offsets are bytes from the image start, page-aligned. */
+struct image_header {
+	u64 magic;
+	u64 text_end;    /* [0, text_end): RX */
+	u64 rodata_end;  /* [text_end, rodata_end): R */
+	u64 file_end;    /* bytes in the file; the rest of [.., image_end) is zeroed */
+	u64 image_end;   /* [rodata_end, image_end): RW, NX */
+	u64 rela_start;  /* ELF64 RELA records, all R_X86_64_RELATIVE */
+	u64 rela_end;
+	u64 entry;       /* s64 entry(const struct handoff *), System V ABI */
+};
+
+enum log_sink {
+	LOG_RING = 0, /* always kept; the others are in addition */
+	LOG_COM1 = 1,
+	LOG_COM2 = 2,
+	LOG_DEBUGCON = 3,
+};
+
+enum svme0_rule {
+	SVME0_STOP = 0,  /* APM2 table 13-4: with SVME=0 a counter with either bit set does not count */
+	SVME0_COUNT = 1, /* the v4 patch series: with SVME=0 the two bits are ignored */
+};
+
+enum pmu_choice {
+	PMU_AUTO = 0,
+	PMU_GUEST_ONLY = 1,
+	PMU_CLOCK = 2,
+	PMU_OFF = 3,
+};
+
+struct config {
+	u32 log;   /* enum log_sink */
+	u32 svme0; /* enum svme0_rule */
+	u32 pmu;   /* enum pmu_choice */
+};
+
+struct handoff {
+	u32 version;
+	u8 phys_bits; /* physical address bits of the CPU */
+	u8 reserved[3];
+	/* The core's memory: 2-MByte aligned, whole 2-MByte units, below 4 GByte; the image, relocated to CORE_VA,
+	 * at its start and zeroes behind. */
+	u64 region_hpa;
+	u64 region_bytes;
+	u64 loader_cr3; /* page tables that L1 goes on with */
+	struct config config;
+};
+
+/* Called with interrupts off, on page tables that map CORE_VA. 0: the caller is L1 now. Negative: nothing changed. */
+typedef s64 core_entry_fn(const struct handoff *handoff);
+
+#endif
