@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+#include "pmu/clock.h"
+
+static struct pmu_clock *to_clock(struct pmu_hw *hw)
+{
+	static_assert(offsetof(struct pmu_clock, hw) == 0, "cast");
+	return (struct pmu_clock *)hw;
+}
+
+static bool is_countable(u64 eventsel)
+{
+	u64 what = eventsel & ~(EVTSEL_EN | EVTSEL_INT | EVTSEL_HOST_GUEST);
+
+	return what == (EVENT_RETIRED_INSTRUCTIONS | EVTSEL_USR | EVTSEL_OS) ||
+	       what == (EVENT_CYCLES_NOT_HALTED | EVTSEL_USR | EVTSEL_OS);
+}
+
+static const char *clock_unsupported(struct pmu_hw *hw, u64 eventsel)
+{
+	u32 event = EVTSEL_EVENT(eventsel);
+
+	(void)hw;
+	if (is_countable(eventsel))
+		return NULL;
+	if (!(eventsel & (EVTSEL_USR | EVTSEL_OS)))
+		return NULL; /* counts nothing, on silicon too (table 13-6) */
+	if (event != EVENT_RETIRED_INSTRUCTIONS && event != EVENT_CYCLES_NOT_HALTED)
+		return "a clock has only retired instructions (0C0h) and cycles not halted (076h)";
+	if (eventsel & EVTSEL_UMASK)
+		return "the event has no unit mask";
+	if (eventsel & EVTSEL_EDGE)
+		return "EDGE needs single cycles, which a clock does not show";
+	if (eventsel & EVTSEL_INV)
+		return "INV needs single cycles, which a clock does not show";
+	if (eventsel & EVTSEL_CMASK)
+		return "CMASK needs single cycles, which a clock does not show";
+	if (!(eventsel & EVTSEL_OS))
+		return "USR without OS needs privilege tracking, which this backend lacks";
+	return "OS without USR needs privilege tracking, which this backend lacks";
+}
+
+static unsigned int unit_shift(const struct pmu_clock *clock, unsigned int idx)
+{
+	return (clock->instructions & BIT(idx)) ? clock->shift : 0;
+}
+
+/* What is added to a counter's own ticks to get its count. */
+static u64 shared_ticks(const struct pmu_clock *clock, unsigned int idx)
+{
+	u64 ticks = (clock->counting & BIT(idx)) ? clock->now : 0;
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(clock->group); i++)
+		if (clock->group[i].counters & BIT(idx))
+			ticks += clock->group[i].ticks;
+	return ticks;
+}
+
+static u64 clock_read_ctr(struct pmu_hw *hw, unsigned int idx)
+{
+	struct pmu_clock *clock = to_clock(hw);
+	u64 ticks = clock->ticks[idx] + shared_ticks(clock, idx);
+
+	return ticks >> unit_shift(clock, idx);
+}
+
+static void clock_write_ctr(struct pmu_hw *hw, unsigned int idx, u64 value)
+{
+	struct pmu_clock *clock = to_clock(hw);
+
+	clock->ticks[idx] = (value << unit_shift(clock, idx)) - shared_ticks(clock, idx);
+}
+
+static ALWAYS_INLINE void start_stop(struct pmu_clock *clock, struct pmu_clock_group *start,
+				     struct pmu_clock_group *stop)
+{
+	start->ticks -= clock->now;
+	stop->ticks += clock->now;
+}
+
+static NOINLINE void start_stop_new(struct pmu_clock *clock, u64 start, u64 stop)
+{
+	const u64 counters[] = {start, stop};
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(clock->group); i++) {
+		struct pmu_clock_group *group = &clock->group[i];
+
+		for (u64 left = group->counters; left; left &= left - 1)
+			clock->ticks[__builtin_ctzll(left)] += group->ticks;
+		group->counters = counters[i];
+		group->ticks = 0;
+	}
+	start_stop(clock, &clock->group[0], &clock->group[1]);
+}
+
+static void clock_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
+{
+	struct pmu_clock *clock = to_clock(hw);
+	struct pmu_clock_group *group = clock->group;
+
+	start &= clock->countable;
+	stop &= clock->countable;
+	clock->counting = (clock->counting | start) & ~stop;
+
+	if (group[0].counters == start && group[1].counters == stop)
+		start_stop(clock, &group[0], &group[1]);
+	else if (group[1].counters == start && group[0].counters == stop)
+		start_stop(clock, &group[1], &group[0]);
+	else
+		start_stop_new(clock, start, stop);
+}
+
+static void clock_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eventsel)
+{
+	struct pmu_clock *clock = to_clock(hw);
+	u64 bit = BIT(idx), ticks = clock->ticks[idx] + shared_ticks(clock, idx);
+	unsigned int old_shift = unit_shift(clock, idx), shift;
+
+	/* The counter alone stops, leaves its group, and starts with what it now counts. */
+	clock->counting &= ~bit;
+	for (unsigned int i = 0; i < ARRAY_SIZE(clock->group); i++)
+		clock->group[i].counters &= ~bit;
+
+	clock->instructions &= ~bit;
+	if (EVTSEL_EVENT(eventsel) == EVENT_RETIRED_INSTRUCTIONS)
+		clock->instructions |= bit;
+	shift = unit_shift(clock, idx);
+	if (shift != old_shift)
+		ticks = (ticks >> old_shift) << shift;
+
+	clock->countable &= ~bit;
+	if (is_countable(eventsel))
+		clock->countable |= bit;
+	if ((eventsel & EVTSEL_EN) && (clock->countable & bit)) {
+		clock->counting |= bit;
+		ticks -= clock->now;
+	}
+	clock->ticks[idx] = ticks;
+}
+
+int pmu_clock_init(struct pmu_clock *clock, bool exact, unsigned int shift)
+{
+	if (shift > PMU_CLOCK_MAX_SHIFT)
+		return -E_RANGE;
+	*clock = (struct pmu_clock){
+		.hw =
+			{
+				.write_evtsel = clock_write_evtsel,
+				.write_enables = clock_write_enables,
+				.read_ctr = clock_read_ctr,
+				.write_ctr = clock_write_ctr,
+				.unsupported = clock_unsupported,
+			},
+		.exact = exact,
+		.shift = exact ? shift : 0,
+		.insn_ticks = exact ? BIT(shift) : 1,
+	};
+	return 0;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * PMU backend `clock`, for a machine without a PMU: the TSC is the event source. Under QEMU's
+ * -icount shift=N it ticks 2^N times per instruction, so that retired instructions are exact;
+ * elsewhere an instruction counts as many as the ticks it took. A counter is computed from guest
+ * time when somebody looks at it; nothing happens while it runs.
+ */
+#ifndef TALLY_PMU_CLOCK_H
+#define TALLY_PMU_CLOCK_H
+
+#include "pmu/pmu.h"
+
+/* QEMU's largest shift. The arithmetic would bear 16: 64 bits less the width of a counter. */
+#define PMU_CLOCK_MAX_SHIFT 10
+
+struct pmu_clock {
+	struct pmu_hw hw; /* first: the hw functions find the rest from it */
+	/* Guest time in ticks, without L0's and without HLT's. The caller advances it before
+	 * anything here is called; while `counting` is 0 it may stand still. */
+	u64 now;
+	u64 counting;	/* counters that run now */
+	u64 insn_ticks; /* ticks per instruction; 1 if not exact */
+	unsigned int shift;
+	bool exact;
+
+	u64 countable;	  /* counters with a selector that this backend can count */
+	u64 instructions; /* counters whose unit is insn_ticks; all others count single ticks */
+	/*
+	 * In ticks, whatever the unit, so that a part of an instruction survives a stop. The count
+	 * of a counter is its own ticks, plus those of the group that it is in, plus now while it
+	 * runs: starting and stopping is one subtraction or addition. The counters that were
+	 * started together last are one group, those that were stopped with them the other. As an
+	 * L1<->L2 switch starts what the one before stopped, and stops what that one started, it
+	 * costs the same for one counter as for six.
+	 */
+	u64 ticks[PMU_COUNTERS];
+	struct pmu_clock_group {
+		u64 counters;
+		u64 ticks;
+	} group[2];
+};
+
+/* All counters 0 and stopped. exact: 2^shift ticks are one instruction; -E_RANGE if shift is above
+ * the maximum. */
+int pmu_clock_init(struct pmu_clock *clock, bool exact, unsigned int shift);
+
+/* An instruction that L0 emulated retires; see pmu.h for when. Its CPL does not matter: a selector
+ * with only one of USR and OS is not countable. */
+static inline void pmu_clock_retire(struct pmu_clock *clock)
+{
+	clock->now += clock->insn_ticks;
+}
+
+#endif

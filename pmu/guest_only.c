@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT */
+#include "pmu/guest_only.h"
+
+static struct pmu_guest_only *to_guest_only(struct pmu_hw *hw)
+{
+	static_assert(offsetof(struct pmu_guest_only, hw) == 0, "cast");
+	return (struct pmu_guest_only *)hw;
+}
+
+/* How many of the instructions in `at_cpl` pass the selector's CPL filter (table 13-6). */
+static u64 passing(u64 eventsel, u64 at_cpl)
+{
+	return ((eventsel & EVTSEL_OS) ? (u32)at_cpl : 0) +
+	       ((eventsel & EVTSEL_USR) ? at_cpl >> 32 : 0);
+}
+
+/* Adds to the counters what the guest is owed and takes off what the VMRUN into `entered` is going
+ * to add, both as sums of PMU_AT_CPL(). A counter for which they are the same is not touched. */
+void pmu_guest_only_correct(struct pmu_guest_only *backend, u64 owed, u64 entered)
+{
+	u64 counters = backend->owed_to | backend->ticked;
+
+	for (; counters; counters &= counters - 1) {
+		unsigned int idx = (unsigned int)__builtin_ctzll(counters);
+		u64 eventsel = backend->eventsel[idx], correction = 0;
+
+		if (backend->owed_to & BIT(idx))
+			correction += passing(eventsel, owed);
+		if (backend->ticked & BIT(idx))
+			correction -= passing(eventsel, entered);
+		if (correction) {
+			u64 value = backend->rdmsr(backend, MSR_PERFCTR(idx));
+
+			backend->wrmsr(backend, MSR_PERFCTR(idx),
+				       (value + correction) & PMU_COUNTER_MASK);
+		}
+	}
+}
+
+/* What was emulated so far belongs to the counters as they run now. To be called before anything
+ * reads or changes them. */
+static void settle(struct pmu_guest_only *backend)
+{
+	u64 owed = backend->owed;
+
+	backend->owed = 0;
+	if (owed)
+		pmu_guest_only_correct(backend, owed, 0);
+}
+
+static void update_running(struct pmu_guest_only *backend)
+{
+	backend->owed_to = backend->on_instructions & backend->enabled;
+	backend->ticked = backend->on_ticked & backend->enabled;
+}
+
+static void guest_only_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eventsel)
+{
+	struct pmu_guest_only *backend = to_guest_only(hw);
+	u64 bit = BIT(idx);
+
+	settle(backend);
+	backend->eventsel[idx] = eventsel;
+	backend->enabled &= ~bit;
+	backend->on_instructions &= ~bit;
+	backend->on_ticked &= ~bit;
+
+	if (eventsel & EVTSEL_EN)
+		backend->enabled |= bit;
+	/* EDGE, INV and CMASK make it a counter of cycles, which one instruction more or less need
+	 * not change; what a unit mask does to these events is not documented. Such counters are
+	 * left alone. */
+	if (!(eventsel & (EVTSEL_UMASK | EVTSEL_EDGE | EVTSEL_INV | EVTSEL_CMASK))) {
+		u32 event = EVTSEL_EVENT(eventsel);
+
+		if (event == EVENT_RETIRED_INSTRUCTIONS)
+			backend->on_instructions |= bit;
+		if ((event == EVENT_RETIRED_INSTRUCTIONS && backend->tick.instructions) ||
+		    (event == EVENT_RETIRED_BRANCHES && backend->tick.branches) ||
+		    (event == EVENT_RETIRED_FAR_TRANSFERS && backend->tick.far_transfers))
+			backend->on_ticked |= bit;
+	}
+	update_running(backend);
+	backend->wrmsr(backend, MSR_PERFEVTSEL(idx), eventsel);
+}
+
+static void guest_only_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
+{
+	struct pmu_guest_only *backend = to_guest_only(hw);
+
+	settle(backend);
+	backend->enabled = (backend->enabled | start) & ~stop;
+	update_running(backend);
+	for (u64 changed = start | stop; changed; changed &= changed - 1) {
+		unsigned int idx = (unsigned int)__builtin_ctzll(changed);
+
+		backend->eventsel[idx] ^= EVTSEL_EN;
+		backend->wrmsr(backend, MSR_PERFEVTSEL(idx), backend->eventsel[idx]);
+	}
+}
+
+static u64 guest_only_read_ctr(struct pmu_hw *hw, unsigned int idx)
+{
+	struct pmu_guest_only *backend = to_guest_only(hw);
+
+	settle(backend);
+	return backend->rdmsr(backend, MSR_PERFCTR(idx));
+}
+
+static void guest_only_write_ctr(struct pmu_hw *hw, unsigned int idx, u64 value)
+{
+	struct pmu_guest_only *backend = to_guest_only(hw);
+
+	settle(backend);
+	backend->wrmsr(backend, MSR_PERFCTR(idx), value);
+}
+
+static const char *guest_only_unsupported(struct pmu_hw *hw, u64 eventsel)
+{
+	(void)hw;
+	(void)eventsel;
+	return NULL; /* the hardware decides what an event is */
+}
+
+void pmu_guest_only_init(struct pmu_guest_only *backend, struct pmu_vmrun_ticks tick,
+			 u64 (*rdmsr)(struct pmu_guest_only *, u32),
+			 void (*wrmsr)(struct pmu_guest_only *, u32, u64))
+{
+	*backend = (struct pmu_guest_only){
+		.hw =
+			{
+				.write_evtsel = guest_only_write_evtsel,
+				.write_enables = guest_only_write_enables,
+				.read_ctr = guest_only_read_ctr,
+				.write_ctr = guest_only_write_ctr,
+				.unsupported = guest_only_unsupported,
+			},
+		.rdmsr = rdmsr,
+		.wrmsr = wrmsr,
+		.tick = tick,
+	};
+}

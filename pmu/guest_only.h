@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * PMU backend `guest-only`: the counters of a machine that honours GuestOnly. They are left in the
+ * hardware, which does not count L0, so an ordinary exit touches no PMU register.
+ *
+ * The owed tick. The hardware counts each VMRUN that L0 executes in the guest that it enters: one
+ * instruction, one branch, one far transfer, if the selector's USR/OS pass the CPL entered. After
+ * an exit on an instruction that L0 emulates, this stray instruction is the very retirement that L0
+ * owes the guest: nothing to do. Whenever the two differ (an NPF, an interrupt, an exit passed on
+ * to L1; any branch counter) the counters concerned are corrected before VMRUN. Nothing races with
+ * that: outside the guest they stand still.
+ *
+ * A limit, where overflow matters: a correction is a register write and raises no overflow by
+ * itself. One that takes 1 off a counter holding 0 makes the VMRUN after it carry out of bit 47,
+ * which the hardware takes for an overflow.
+ */
+#ifndef TALLY_PMU_GUEST_ONLY_H
+#define TALLY_PMU_GUEST_ONLY_H
+
+#include "pmu/pmu.h"
+
+/* What one VMRUN adds, found out at boot by running a guest that does nothing. */
+struct pmu_vmrun_ticks {
+	bool instructions;  /* event 0C0h */
+	bool branches;	    /* event 0C2h */
+	bool far_transfers; /* event 0C6h */
+};
+
+struct pmu_guest_only {
+	struct pmu_hw hw; /* first: the hw functions find the rest from it */
+	u64 (*rdmsr)(struct pmu_guest_only *backend, u32 msr);
+	void (*wrmsr)(struct pmu_guest_only *backend, u32 msr, u64 value);
+	struct pmu_vmrun_ticks tick;
+
+	u64 owed; /* instructions emulated since the last VMRUN: one PMU_AT_CPL() each */
+
+	u64 owed_to; /* counters that run and count emulated instructions */
+	u64 ticked;  /* counters that run and count a VMRUN of L0's */
+
+	u64 enabled; /* counters with EN; owed_to and ticked are the two below masked with it */
+	u64 on_instructions; /* selector counts retired instructions */
+	u64 on_ticked;	     /* selector counts something that a VMRUN adds to */
+	u64 eventsel[PMU_COUNTERS];
+};
+
+/* Numbers of instructions: those at CPL 0 in the low half of a word, those at CPL > 0 in the high
+ * half. */
+#define PMU_AT_CPL(cpl) ((cpl) ? 1ull << 32 : 1ull)
+
+/* Neither reads nor writes a register: the selectors in the machine must be 0. */
+void pmu_guest_only_init(struct pmu_guest_only *backend, struct pmu_vmrun_ticks tick,
+			 u64 (*rdmsr)(struct pmu_guest_only *, u32),
+			 void (*wrmsr)(struct pmu_guest_only *, u32, u64));
+
+void pmu_guest_only_correct(struct pmu_guest_only *backend, u64 owed, u64 entered);
+
+/* An instruction that L0 emulated retires at `cpl`; see pmu.h for when. */
+static inline void pmu_guest_only_retire(struct pmu_guest_only *backend, unsigned int cpl)
+{
+	backend->owed += PMU_AT_CPL(cpl);
+}
+
+/* The last thing before VMRUN, which enters the guest at `cpl`. */
+static inline void pmu_guest_only_entry(struct pmu_guest_only *backend, unsigned int cpl)
+{
+	u64 owed = backend->owed;
+
+	backend->owed = 0;
+	if (likely(!(backend->owed_to | backend->ticked)))
+		return;
+	if (unlikely(owed != PMU_AT_CPL(cpl) || backend->owed_to != backend->ticked))
+		pmu_guest_only_correct(backend, owed, PMU_AT_CPL(cpl));
+}
+
+#endif

@@ -1,0 +1,196 @@
+/* SPDX-License-Identifier: MIT */
+/* The PMU model: truth table, guest registers, commit. AMD64 APM vol. 2, rev. 3.44, §13.2. */
+#include "pmu/pmu.h"
+
+static_assert(SVME0_STOP == 0 && SVME0_COUNT == 1, "columns of the truth table");
+static_assert(EVTSEL_HOSTONLY == EVTSEL_GUESTONLY << 1, "rows of the truth table");
+#define HOST_GUEST_SHIFT 40
+static_assert(EVTSEL_GUESTONLY == BIT(HOST_GUEST_SHIFT), "rows of the truth table");
+
+bool pmu_counts(u64 eventsel, bool svme, bool in_l2, enum svme0_rule rule)
+{
+	static const bool counts[4][4] = {
+		/*              SVME=0, stop | SVME=0, count | SVME=1, L1 | SVME=1, L2 */
+		/* neither   */ {true, true, true, true},
+		/* GuestOnly */ {false, true, false, true},
+		/* HostOnly  */ {false, true, true, false},
+		/* both      */ {false, true, true, true},
+	};
+
+	return counts[(eventsel >> HOST_GUEST_SHIFT) & 3][svme ? 2u + in_l2 : (unsigned int)rule];
+}
+
+void pmu_init(struct pmu *pmu, struct pmu_hw *hw, enum svme0_rule rule)
+{
+	/* Member by member: a compound literal of this size would become a call of memset, which
+	 * pure code does not have. */
+	pmu->hw = hw;
+	pmu->svme = false;
+	pmu->in_l2 = false;
+	pmu->rule = rule;
+	pmu->reprogram_pmc_on_nested_transition = 0;
+	pmu->reprogram_pmc_on_svme_toggle = 0;
+	pmu->reprogram_pending = 0;
+	for (unsigned int mode = 0; mode < ARRAY_SIZE(pmu->allowed); mode++)
+		pmu->allowed[mode] = BITS(PMU_COUNTERS - 1, 0);
+	pmu->enabled = 0;
+	pmu->enabled_hw = 0;
+	pmu->selectors_differ = 0;
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++) {
+		pmu->eventsel[idx] = 0;
+		pmu->eventsel_hw_no_en[idx] = 0;
+	}
+	pmu->evtsel_writes = 0;
+}
+
+static inline void set_bit_to(u64 *word, unsigned int idx, bool set)
+{
+	*word = (*word & ~BIT(idx)) | ((u64)set << idx);
+}
+
+/* All that depends on HostOnly and GuestOnly alone. */
+static NOINLINE void update_host_guest(struct pmu *pmu, unsigned int idx)
+{
+	u64 eventsel = pmu->eventsel[idx];
+	bool svme0 = pmu_counts(eventsel, false, false, pmu->rule);
+	bool l1 = pmu_counts(eventsel, true, false, pmu->rule);
+	bool l2 = pmu_counts(eventsel, true, true, pmu->rule);
+
+	set_bit_to(&pmu->allowed[0], idx, svme0);
+	set_bit_to(&pmu->allowed[1], idx, l1);
+	set_bit_to(&pmu->allowed[2], idx, l2);
+	set_bit_to(&pmu->reprogram_pmc_on_nested_transition, idx, l1 != l2);
+	set_bit_to(&pmu->reprogram_pmc_on_svme_toggle, idx, svme0 != l1 || svme0 != l2);
+}
+
+/* The selector that the machine must hold, less EN: what the guest asked for, but GuestOnly and not
+ * HostOnly, because it is L0 that must never be counted. */
+static u64 eventsel_hw_no_en(u64 eventsel)
+{
+	return (eventsel & ~(EVTSEL_HOSTONLY | EVTSEL_EN)) | EVTSEL_GUESTONLY;
+}
+
+static void write_eventsel(struct pmu *pmu, unsigned int idx, u64 value)
+{
+	u64 eventsel = value & EVTSEL_WRITABLE, changed = pmu->eventsel[idx] ^ eventsel;
+
+	if (!changed)
+		return;
+	pmu->eventsel[idx] = eventsel;
+	if (changed & EVTSEL_HOST_GUEST)
+		update_host_guest(pmu, idx);
+	set_bit_to(&pmu->enabled, idx, eventsel & EVTSEL_EN);
+	set_bit_to(&pmu->selectors_differ, idx,
+		   eventsel_hw_no_en(eventsel) != pmu->eventsel_hw_no_en[idx]);
+	pmu_mark(pmu, BIT(idx));
+}
+
+/* Which register of which counter an MSR is. */
+static int decode(u32 msr, unsigned int *idx, bool *is_ctr)
+{
+	u32 extended = msr - MSR_PERFEVTSEL(0), legacy = msr - MSR_LEGACY_PERFEVTSEL(0);
+
+	if (extended < 2 * PMU_COUNTERS) {
+		*idx = extended / 2;
+		*is_ctr = extended % 2;
+	} else if (legacy < 2 * PMU_LEGACY_COUNTERS) {
+		*idx = legacy % PMU_LEGACY_COUNTERS;
+		*is_ctr = legacy >= PMU_LEGACY_COUNTERS;
+	} else {
+		return -E_NOENT;
+	}
+	return 0;
+}
+
+static u64 read_ctr(struct pmu *pmu, unsigned int idx)
+{
+	return pmu->hw->read_ctr(pmu->hw, idx) & PMU_COUNTER_MASK;
+}
+
+int pmu_rdmsr(struct pmu *pmu, u32 msr, u64 *value)
+{
+	unsigned int idx;
+	bool is_ctr;
+	int err = decode(msr, &idx, &is_ctr);
+
+	if (err)
+		return err;
+	*value = is_ctr ? read_ctr(pmu, idx) : pmu->eventsel[idx];
+	return 0;
+}
+
+int pmu_wrmsr(struct pmu *pmu, u32 msr, u64 value)
+{
+	unsigned int idx;
+	bool is_ctr;
+	int err = decode(msr, &idx, &is_ctr);
+
+	if (err)
+		return err;
+	if (is_ctr)
+		pmu->hw->write_ctr(pmu->hw, idx, value & PMU_COUNTER_MASK);
+	else
+		write_eventsel(pmu, idx, value);
+	return 0;
+}
+
+int pmu_rdpmc(struct pmu *pmu, u32 ecx, u64 *value)
+{
+	if (ecx >= PMU_COUNTERS)
+		return -E_FAULT;
+	*value = read_ctr(pmu, ecx);
+	return 0;
+}
+
+/* How many bits are set in 0..63. For the statistics, without POPCNT, which not every CPU has, and
+ * without its substitute in the compiler's library. */
+#define ONES_2(n) (n), (n) + 1, (n) + 1, (n) + 2
+#define ONES_4(n) ONES_2(n), ONES_2((n) + 1), ONES_2((n) + 1), ONES_2((n) + 2)
+#define ONES_6(n) ONES_4(n), ONES_4((n) + 1), ONES_4((n) + 1), ONES_4((n) + 2)
+static const u8 ones[] = {ONES_6(0)};
+static_assert(sizeof(ones) == 1 << PMU_COUNTERS, "one entry per set of counters");
+
+/* Counters that run in the present mode. */
+static inline u64 running(const struct pmu *pmu)
+{
+	return pmu->enabled & pmu->allowed[(unsigned int)pmu->svme + (pmu->svme & pmu->in_l2)];
+}
+
+/* Where nothing but EN can be wrong, all selectors are compared at once. This is the work of every
+ * L1<->L2 switch: its length does not depend on how many there are. */
+static ALWAYS_INLINE void commit_enables(struct pmu *pmu, u64 pending)
+{
+	u64 run = running(pmu), changed = (run ^ pmu->enabled_hw) & pending;
+
+	if (!changed)
+		return;
+	pmu->enabled_hw ^= changed;
+	pmu->evtsel_writes += ones[changed];
+	pmu->hw->write_enables(pmu->hw, changed & run, changed & ~run);
+}
+
+static NOINLINE void commit_selectors(struct pmu *pmu, u64 pending)
+{
+	u64 run = running(pmu), counters = pmu->selectors_differ;
+
+	pmu->selectors_differ = 0;
+	for (; counters; counters &= counters - 1) {
+		unsigned int idx = (unsigned int)__builtin_ctzll(counters);
+
+		pmu->eventsel_hw_no_en[idx] = eventsel_hw_no_en(pmu->eventsel[idx]);
+		set_bit_to(&pmu->enabled_hw, idx, run & BIT(idx));
+		pmu->evtsel_writes++;
+		pmu->hw->write_evtsel(pmu->hw, idx, pmu_machine_evtsel(pmu, idx));
+	}
+	commit_enables(pmu, pending);
+}
+
+void pmu_commit_pending(struct pmu *pmu)
+{
+	u64 pending = __atomic_exchange_n(&pmu->reprogram_pending, 0, __ATOMIC_RELAXED);
+
+	if (unlikely(pmu->selectors_differ))
+		commit_selectors(pmu, pending);
+	else
+		commit_enables(pmu, pending);
+}

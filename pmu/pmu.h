@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The core PMU of one virtual CPU, as a model: what the guest wrote, what the machine must hold for
+ * it now, and when the two have to be compared again. AMD64 APM vol. 2, rev. 3.44, §13.2.
+ *
+ * A change of mode (L1<->L2, EFER.SVME) and a selector write only mark counters in
+ * reprogram_pending; pmu_commit(), before the next VMRUN, is the one place that changes selectors
+ * in the machine.
+ *
+ * When an instruction that L0 emulates retires. "retire" is pmu_clock_retire() or
+ * pmu_guest_only_retire(). It counts on what was committed last, so the order of the calls decides
+ * in which state the guest sees it:
+ *
+ *   most instructions            retire
+ *   WRMSR to a selector          pmu_wrmsr, retire, pmu_commit
+ *                                in the old state: counting starts or stops when the WRMSR
+ *                                completes (§13.2.3)
+ *   WRMSR to a counter           pmu_wrmsr, retire: counted on top of the new value
+ *   RDMSR of a counter, RDPMC    pmu_rdmsr or pmu_rdpmc, retire: not in the value read
+ *   WRMSR EFER with a new SVME   pmu_svme_toggle, pmu_commit, retire: in the new state
+ *   VMRUN                        pmu_nested_transition(true), pmu_commit, retire at L2's CPL
+ *                                in L2: a GuestOnly counter sees it, a HostOnly one does not
+ *   VMRUN that fails its checks  retire: it never left L1
+ *   any #VMEXIT to L1            pmu_nested_transition(false), pmu_commit: the instruction that
+ *                                caused it does not retire
+ */
+#ifndef TALLY_PMU_PMU_H
+#define TALLY_PMU_PMU_H
+
+#include <assert.h>
+
+#include "abi/handoff.h"
+#include "types.h"
+#include "x86/pmu.h"
+
+/*
+ * The machine as the model sees it. Called with the guest stopped, on the CPU that the counters
+ * belong to.
+ */
+struct pmu_hw {
+	/* Replaces one selector; counting starts or stops with its EN. */
+	void (*write_evtsel)(struct pmu_hw *hw, unsigned int idx, u64 eventsel_hw);
+	/* Sets EN in the selectors of the bitmap `start` and clears it in those of `stop`; the two
+	 * are disjoint. One call for all counters: it is the work of every L1<->L2 switch. */
+	void (*write_enables)(struct pmu_hw *hw, u64 start, u64 stop);
+	/* Bits above PMU_COUNTER_BITS are ignored in what is read, and 0 in what is written. */
+	u64 (*read_ctr)(struct pmu_hw *hw, unsigned int idx);
+	void (*write_ctr)(struct pmu_hw *hw, unsigned int idx, u64 value);
+	/* NULL, or why a counter with this selector does not move here. EN does not matter. */
+	const char *(*unsupported)(struct pmu_hw *hw, u64 eventsel);
+};
+
+struct pmu {
+	struct pmu_hw *hw;
+	bool svme;  /* L1's virtual EFER.SVME */
+	bool in_l2; /* the level that the next VMRUN enters */
+	enum svme0_rule rule;
+
+	/* One bit per counter: whether it counts depends on the level. From HostOnly and GuestOnly
+	 * of the selector as written, changed by nothing but a selector write, and kept while
+	 * SVME=0 or EN=0. */
+	u64 reprogram_pmc_on_nested_transition;
+	/* The same for EFER.SVME. Differs for a counter with both bits set: under SVME0_STOP it
+	 * depends on SVME, but not on the level. */
+	u64 reprogram_pmc_on_svme_toggle;
+	/* Counters that pmu_commit() has to look at. Other CPUs may add to it. */
+	u64 reprogram_pending;
+
+	/* Where each counter may run by its HostOnly and GuestOnly: the truth table, looked up when
+	 * they change. [0]: with SVME=0, [1]: in L1, [2]: in L2. */
+	u64 allowed[3];
+	u64 enabled;	/* counters whose selector has EN, as the guest wrote it */
+	u64 enabled_hw; /* as the machine holds it */
+	/* Counters whose selector in the machine differs in more than EN. */
+	u64 selectors_differ;
+
+	/* As the guest wrote it, reserved bits dropped. */
+	u64 eventsel[PMU_COUNTERS];
+	/* As the machine holds it, less EN; see pmu_machine_evtsel(). */
+	u64 eventsel_hw_no_en[PMU_COUNTERS];
+
+	u64 evtsel_writes; /* selectors changed in the machine */
+};
+
+static_assert(PMU_COUNTERS <= 64, "one bit per counter in a word");
+#define PMU_IS_U64(member) __builtin_types_compatible_p(__typeof__(((struct pmu *)0)->member), u64)
+static_assert(PMU_IS_U64(reprogram_pmc_on_nested_transition) &&
+		      PMU_IS_U64(reprogram_pmc_on_svme_toggle) && PMU_IS_U64(reprogram_pending),
+	      "a trigger is one OR of the whole bitmap into the pending word");
+
+/* Selectors are 0 and not written to the machine, which must hold 0 there too; the counters keep
+ * their values. */
+void pmu_init(struct pmu *pmu, struct pmu_hw *hw, enum svme0_rule rule);
+
+/* PerfEvtSel and PerfCtr 0-5 and the legacy aliases of 0-3; -E_NOENT for any other MSR. Reserved
+ * bits are dropped and never fault. A selector write reaches the machine with the next
+ * pmu_commit(), a counter write at once. */
+int pmu_rdmsr(struct pmu *pmu, u32 msr, u64 *value);
+int pmu_wrmsr(struct pmu *pmu, u32 msr, u64 value);
+
+/* -E_FAULT: #GP, no such counter (§13.2.1). CPL and CR4.PCE are not checked here: the CPU does so
+ * before the RDPMC intercept (table 15-7). */
+int pmu_rdpmc(struct pmu *pmu, u32 ecx, u64 *value);
+
+/* Table 13-4: does a counter with these HostOnly and GuestOnly bits count in this mode? EN and
+ * USR/OS come on top. */
+bool pmu_counts(u64 eventsel, bool svme, bool in_l2, enum svme0_rule rule);
+
+/* What the machine holds now. 0 until the guest writes something else than 0. */
+static inline u64 pmu_machine_evtsel(const struct pmu *pmu, unsigned int idx)
+{
+	return pmu->eventsel_hw_no_en[idx] | ((pmu->enabled_hw & BIT(idx)) ? EVTSEL_EN : 0);
+}
+
+/* What follows is in the exit path: a trigger with an empty bitmap is a store, a load, a test and a
+ * branch (tests/host/trigger-cost holds it to that). Relaxed: the word says what to look at, it
+ * guards no data. */
+static ALWAYS_INLINE void pmu_mark(struct pmu *pmu, u64 counters)
+{
+	if (unlikely(counters))
+		__atomic_fetch_or(&pmu->reprogram_pending, counters, __ATOMIC_RELAXED);
+}
+
+/* The next VMRUN enters L2 (an emulated VMRUN) or L1 (#VMEXIT). */
+static ALWAYS_INLINE void pmu_nested_transition(struct pmu *pmu, bool in_l2)
+{
+	pmu->in_l2 = in_l2;
+	pmu_mark(pmu, pmu->reprogram_pmc_on_nested_transition);
+}
+
+/* L1 wrote EFER with another SVME. */
+static ALWAYS_INLINE void pmu_svme_toggle(struct pmu *pmu, bool svme)
+{
+	pmu->svme = svme;
+	pmu_mark(pmu, pmu->reprogram_pmc_on_svme_toggle);
+}
+
+void pmu_commit_pending(struct pmu *pmu);
+
+/* Makes the machine's selectors what they must be in the present mode; writes only what differs. */
+static ALWAYS_INLINE void pmu_commit(struct pmu *pmu)
+{
+	if (unlikely(__atomic_load_n(&pmu->reprogram_pending, __ATOMIC_RELAXED)))
+		pmu_commit_pending(pmu);
+}
+
+#endif
