@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+/* The two permission maps of SVM: MSRs (APM2 §15.11) and I/O ports (APM2 §15.10). */
+#ifndef TALLY_CORE_MSRPM_H
+#define TALLY_CORE_MSRPM_H
+
+#include "types.h"
+#include "x86/svm.h"
+
+/* Bit index of an MSR's read bit in the 8-Kbyte map; its write bit is the next one.
+ * -E_RANGE for an MSR that the map does not cover: such an MSR is always intercepted. */
+int msrpm_bit(u32 msr);
+
+/* Makes reads and writes of an MSR intercepted (true) or not. -E_RANGE as msrpm_bit(). */
+int msrpm_set(u8 *map, u32 msr, bool read, bool write);
+
+/* Whether RDMSR (write = false) or WRMSR of msr exits under this map. */
+bool msrpm_intercepts(const u8 *map, u32 msr, bool write);
+
+/* Whether an access of 1, 2 or 4 bytes at port exits: any bit of the bytes touched. The map has
+ * 64K+3 bits, so an access that starts at FFFFh is tested without wrapping (APM2 §15.10.1). */
+bool iopm_intercepts(const u8 *map, u16 port, unsigned int bytes);
+
+#endif

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+#include "hv/core/vmrun_check.h"
+
+#define PAT_BYTES 0x0101010101010101ull
+
+/* A memory type is 0, 1 or 4..7; bits 7:3 of each byte are reserved (APM2 §7.8.1). */
+static ALWAYS_INLINE u64 pat_bad(u64 pat)
+{
+	return (pat & (0xf8 * PAT_BYTES)) |
+	       (pat & (0x02 * PAT_BYTES) & ~((pat & (0x04 * PAT_BYTES)) >> 1));
+}
+
+/* A map of so many bytes, bits 11:0 of its address ignored, that does not end below the physical address size. */
+static ALWAYS_INLINE bool map_beyond(u64 base, u64 map_bytes, const struct vmrun_limits *lim)
+{
+	return base >= lim->phys_end - (map_bytes - PAGE_SIZE);
+}
+
+static enum vmrun_rule event_rule(u64 event, const struct vmcb_save *s,
+				  const struct vmrun_limits *lim)
+{
+	unsigned int vector = event & EVENT_VECTOR;
+
+	if (!(event & EVENT_V))
+		return VMRUN_OK;
+	switch (event & EVENT_TYPE) {
+	case EVENT_TYPE_INTR:
+	case EVENT_TYPE_NMI: /* the vector is ignored */
+	case EVENT_TYPE_SWINT:
+		return VMRUN_OK;
+	case EVENT_TYPE_EXCEPTION:
+		break;
+	default:
+		return VMRUN_RULE_EVENT_TYPE;
+	}
+	if (vector >= 32 || !((lim->exceptions >> vector) & 1))
+		return VMRUN_RULE_EVENT_VECTOR;
+	/* INTO and BOUND do not exist in 64-bit mode (APM3 tables 3-1, B-2): impossible for the guest's mode, APM2 §15.20. */
+	if ((vector == VEC_OF || vector == VEC_BR) && (s->efer & EFER_LME) && (s->cr0 & CR0_PG) &&
+	    (s->cs.attrib & SEG_ATTR_L))
+		return VMRUN_RULE_EVENT_MODE;
+	return VMRUN_OK;
+}
+
+/* Every rule by itself, in the order of VMRUN_RULES. Only reached when one of them is broken. */
+static NOINLINE enum vmrun_rule find_rule(const struct vmcb_control *c, const struct vmcb_save *s,
+					  const struct vmrun_limits *lim)
+{
+	const u64 phys_mbz = ~(lim->phys_end - 1);
+	const bool long_paging = (s->efer & EFER_LME) && (s->cr0 & CR0_PG);
+
+	if (!vmcb_intercepts(c, INTERCEPT(VMRUN)))
+		return VMRUN_RULE_VMRUN_INTERCEPT;
+	if (!c->asid)
+		return VMRUN_RULE_ASID;
+	if (!(s->efer & EFER_SVME))
+		return VMRUN_RULE_EFER_SVME;
+	if (!lim->long_mode && (s->efer & (EFER_LME | EFER_LMA)))
+		return VMRUN_RULE_EFER_LONG_MODE;
+	if (s->efer & lim->efer_mbz)
+		return VMRUN_RULE_EFER_MBZ;
+	if ((s->cr0 & (CR0_CD | CR0_NW)) == CR0_NW)
+		return VMRUN_RULE_CR0_NW;
+	if (s->cr0 >> 32)
+		return VMRUN_RULE_CR0_HIGH;
+	if (s->cr3 & phys_mbz)
+		return VMRUN_RULE_CR3_MBZ;
+	if (s->cr4 & lim->cr4_mbz)
+		return VMRUN_RULE_CR4_MBZ;
+	if (s->dr6 >> 32)
+		return VMRUN_RULE_DR6_HIGH;
+	if (s->dr7 >> 32)
+		return VMRUN_RULE_DR7_HIGH;
+	if (long_paging && !(s->cr4 & CR4_PAE))
+		return VMRUN_RULE_LME_NO_PAE;
+	if (long_paging && !(s->cr0 & CR0_PE))
+		return VMRUN_RULE_LME_NO_PE;
+	if (long_paging && (s->cs.attrib & SEG_ATTR_L) && (s->cs.attrib & SEG_ATTR_DB))
+		return VMRUN_RULE_CS_L_D;
+	if (map_beyond(c->iopm_base_pa, IOPM_BYTES, lim))
+		return VMRUN_RULE_IOPM;
+	if (map_beyond(c->msrpm_base_pa, MSRPM_BYTES, lim))
+		return VMRUN_RULE_MSRPM;
+	if ((s->cr4 & CR4_CET) && !(s->cr0 & CR0_WP))
+		return VMRUN_RULE_CET_WP;
+	if (s->s_cet & lim->s_cet_mbz)
+		return VMRUN_RULE_S_CET_MBZ;
+	if (event_rule(c->event_inj, s, lim))
+		return event_rule(c->event_inj, s, lim);
+	if (lim->vnmi && (c->int_ctl & V_NMI_ENABLE) && !vmcb_intercepts(c, INTERCEPT(NMI)))
+		return VMRUN_RULE_V_NMI;
+	if (c->np_ctl & NP_ENABLE) {
+		if (!lim->l1_paging)
+			return VMRUN_RULE_NP_HOST_PAGING;
+		if (c->nested_cr3 & phys_mbz)
+			return VMRUN_RULE_NCR3_MBZ;
+		if (pat_bad(s->g_pat))
+			return VMRUN_RULE_G_PAT;
+	}
+	return VMRUN_OK;
+}
+
+/* On the path of each nested VMRUN, hence few branches: everything that must be zero is collected and tested once.
+ * What is not the ordinary case (an event, no long mode, no nested paging) goes to find_rule(), which decides. */
+enum vmrun_rule vmrun_check(const struct vmcb_control *c, const struct vmcb_save *s,
+			    const struct vmrun_limits *lim)
+{
+	const u64 phys_mbz = ~(lim->phys_end - 1);
+	u64 bad;
+
+	bad = ((s->cr0 | s->dr6 | s->dr7) >> 32) | ((s->cr3 | c->nested_cr3) & phys_mbz) |
+	      (s->efer & lim->efer_mbz) | (~s->efer & EFER_SVME) | (s->cr4 & lim->cr4_mbz) |
+	      (s->s_cet & lim->s_cet_mbz) | (c->event_inj & EVENT_V) | pat_bad(s->g_pat) |
+	      (c->int_ctl & V_NMI_ENABLE) | (s->cr0 & CR0_NW);
+	if (likely(!bad && c->asid && vmcb_intercepts(c, INTERCEPT(VMRUN)) &&
+		   !map_beyond(c->iopm_base_pa, IOPM_BYTES, lim) &&
+		   !map_beyond(c->msrpm_base_pa, MSRPM_BYTES, lim) && lim->l1_paging &&
+		   !(s->cr4 & CR4_CET) &&
+		   /* 64-bit or 32-bit code under long mode's paging */
+		   (s->cr0 & CR0_PE) && (s->cr4 & CR4_PAE) &&
+		   (s->cs.attrib & (SEG_ATTR_L | SEG_ATTR_DB)) != (SEG_ATTR_L | SEG_ATTR_DB)))
+		return VMRUN_OK;
+	return find_rule(c, s, lim);
+}
+
+enum vmrun_rule vmrun_check_pdptes(const struct guest_memory *mem, const struct vmcb_control *c,
+				   const struct vmcb_save *s)
+{
+	/* Bits 2:1, 8:5 and the address bits that do not exist (APM2 figure 5-20). */
+	const u64 mbz = BITS(2, 1) | BITS(8, 5) | ~(mem->limit - 1);
+	/* The table is 32-byte aligned; bits 31:5 of CR3 locate it (APM2 §5.2.2). */
+	const u64 table = s->cr3 & BITS(31, 5);
+
+	if (!vmrun_uses_pdptes(c, s))
+		return VMRUN_OK;
+	for (unsigned int i = 0; i < 4; i++) {
+		u64 pdpte = guest_read64(mem, table + 8 * i);
+
+		if ((pdpte & PTE_P) && (pdpte & mbz))
+			return VMRUN_RULE_PDPTE;
+	}
+	return VMRUN_OK;
+}
+
+const char *vmrun_rule_name(enum vmrun_rule rule)
+{
+	switch (rule) {
+#define X(name, text)                                                                              \
+	case VMRUN_RULE_##name:                                                                    \
+		return #name ": " text;
+		VMRUN_RULES(X)
+#undef X
+	case VMRUN_OK:
+		return "OK";
+	case VMRUN_RULE_COUNT:
+		break;
+	}
+	return "?";
+}
