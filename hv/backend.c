@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Chooses the PMU's backend at boot, by trying: the machine's own counters if they honour GuestOnly, else the TSC as a
+ * clock. The trials run a guest of a known number of instructions through the same path as every other guest.
+ */
+#include "hv/cpu.h"
+#include "hv/log.h"
+#include "hv/memory.h"
+#include "hv/panic.h"
+#include "hv/vcpu.h"
+#include "x86/cpuid.h"
+#include "x86/cr.h"
+#include "x86/msr.h"
+
+/* vmrun.asm: n NOPs and a VMMCALL, which exits and does not retire */
+extern const u8 stub_0[], stub_1[], stub_100[], stub_1000[];
+
+static struct vmcb stub_vmcb;
+
+/* One round through the run loop with `stub` as the guest, which runs in L0's own address space. Ticks of the TSC
+ * from entry to exit are added to clock.now. */
+static void run_stub(struct vcpu *v, const u8 *stub)
+{
+	stub_vmcb.save.rip = (u64)(uintptr_t)stub;
+	stub_vmcb.control.event_inj = 0;
+	vmrun_probe(v);
+	ASSERT(stub_vmcb.control.exit_code == VMEXIT_VMMCALL);
+}
+
+static u64 stub_ticks(struct vcpu *v, const u8 *stub)
+{
+	v->clock.now = 0;
+	run_stub(v, stub);
+	return v->clock.now;
+}
+
+static void begin_stubs(struct vcpu *v)
+{
+	struct vmcb_control *c = &stub_vmcb.control;
+	struct vmcb_save *s = &stub_vmcb.save;
+
+	vmcb_set_intercept(c, INTERCEPT(VMRUN));
+	vmcb_set_intercept(c, INTERCEPT(VMMCALL));
+	vmcb_set_intercept(c, INTERCEPT(SHUTDOWN));
+	c->int_ctl = (u32)V_INTR_MASKING; /* and L0's IF is 0: nothing comes in between */
+	vmcb_set_intercept(c, INTERCEPT(NMI));
+	c->asid = ASID_L1;
+	*s = v->vmcb01->save;
+	s->cs = (struct vmcb_seg){0x08, SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_L | SEG_ATTR_G | 0xb, 0xffffffff, 0};
+	s->ss = (struct vmcb_seg){0x10, SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_DB | SEG_ATTR_G | 3, 0xffffffff, 0};
+	s->ds = s->es = s->ss;
+	s->cpl = 0;
+	s->cr3 = cpu_read_cr3();
+	s->cr4 = cpu_read_cr4();
+	s->cr0 = cpu_read_cr0();
+	s->rflags = RFLAGS_FIXED;
+	s->dr7 = DR7_RESET;
+	v->vmcb = &stub_vmcb;
+	v->vmcb_hpa = memory_hpa(&stub_vmcb);
+	v->clock.counting = 1; /* the clock's part of the run loop is what the stubs return from */
+}
+
+static void end_stubs(struct vcpu *v)
+{
+	v->vmcb = v->vmcb01;
+	v->vmcb_hpa = v->vmcb01_hpa;
+	v->probe_rsp = 0;
+	v->clock.counting = 0;
+	v->clock.now = 0;
+}
+
+/* log2 of the ticks per instruction if the TSC is an exact instruction clock, else -1. Sets clock_overhead. */
+static int calibrate_clock(struct vcpu *v)
+{
+	int shift;
+	u64 ticks;
+
+	v->clock_overhead = 0;
+	v->clock_overhead = stub_ticks(v, stub_0);
+	ticks = stub_ticks(v, stub_1);
+	if (!ticks || (ticks & (ticks - 1)))
+		return -1;
+	shift = __builtin_ctzll(ticks);
+	for (unsigned int i = 0; i < 16; i++)
+		if (stub_ticks(v, stub_0) != 0 || stub_ticks(v, stub_1) != 1ull << shift ||
+		    stub_ticks(v, stub_100) != 100ull << shift || stub_ticks(v, stub_1000) != 1000ull << shift)
+			return -1;
+	return shift <= PMU_CLOCK_MAX_SHIFT ? shift : -1;
+}
+
+/* Not exact: take the least that the path can cost, so that no count goes backwards. */
+static void calibrate_ticks(struct vcpu *v)
+{
+	u64 least = ~0ull;
+
+	v->clock_overhead = 0;
+	for (unsigned int i = 0; i < 64; i++) {
+		u64 ticks = stub_ticks(v, stub_0);
+
+		least = ticks < least ? ticks : least;
+	}
+	v->clock_overhead = least;
+}
+
+static u64 msr_read(struct pmu_guest_only *backend, u32 msr)
+{
+	(void)backend;
+	return cpu_rdmsr(msr);
+}
+
+static void msr_write(struct pmu_guest_only *backend, u32 msr, u64 value)
+{
+	(void)backend;
+	cpu_wrmsr(msr, value);
+}
+
+/* What counter 0 shows of `stub` on `event`, GuestOnly. */
+static u64 count_stub(struct vcpu *v, const u8 *stub, u32 event)
+{
+	cpu_wrmsr(MSR_PERFCTR(0), 0);
+	cpu_wrmsr(MSR_PERFEVTSEL(0), event | EVTSEL_OS | EVTSEL_GUESTONLY | EVTSEL_EN);
+	run_stub(v, stub);
+	cpu_wrmsr(MSR_PERFEVTSEL(0), 0);
+	return cpu_rdmsr(MSR_PERFCTR(0));
+}
+
+/* NULL if the machine's PMU can be left to the guests, else why not. */
+static const char *probe_guest_only(struct vcpu *v, struct pmu_vmrun_ticks *tick)
+{
+	const u64 wanted = EVENT_RETIRED_INSTRUCTIONS | EVTSEL_OS | EVTSEL_GUESTONLY;
+	u64 value, instructions, branches, far_transfers;
+
+	if (!(cpu_cpuid(CPUID_EXT_FEATURES, 0).ecx & CPUID_EXT1_ECX_PERFCTREXTCORE))
+		return "CPUID shows no core performance counters";
+	if (!cpu_wrmsr_safe(MSR_PERFEVTSEL(0), wanted) || !cpu_rdmsr_safe(MSR_PERFEVTSEL(0), &value))
+		return "the performance counter MSRs fault";
+	cpu_wrmsr(MSR_PERFEVTSEL(0), 0);
+	if (value != wanted)
+		return "the selectors do not keep GuestOnly";
+	instructions = count_stub(v, stub_1000, EVENT_RETIRED_INSTRUCTIONS);
+	branches = count_stub(v, stub_1000, EVENT_RETIRED_BRANCHES);
+	far_transfers = count_stub(v, stub_1000, EVENT_RETIRED_FAR_TRANSFERS);
+	if (instructions - 1000 > 1 || branches > 1 || far_transfers > 1) {
+		log_info("event=pmu_probe instructions=%lu branches=%lu far_transfers=%lu", instructions, branches,
+			 far_transfers);
+		return "a guest of 1000 instructions is not counted as that";
+	}
+	*tick = (struct pmu_vmrun_ticks){instructions == 1001, branches == 1, far_transfers == 1};
+	return NULL;
+}
+
+static void use_guest_only(struct vcpu *v, struct pmu_vmrun_ticks tick, enum svme0_rule rule)
+{
+	v->backend = TALLY_BACKEND_GUEST_ONLY;
+	pmu_guest_only_init(&v->guest_only, tick, msr_read, msr_write);
+	for (unsigned int n = 0; n < PMU_COUNTERS; n++)
+		cpu_wrmsr(MSR_PERFEVTSEL(n), 0);
+	pmu_init(&v->pmu, &v->guest_only.hw, rule);
+	nested_intercept_pmu(false);
+	log_info("event=pmu backend=guest-only tick_instructions=%u tick_branches=%u tick_far_transfers=%u",
+		 tick.instructions, tick.branches, tick.far_transfers);
+}
+
+static void use_clock(struct vcpu *v, int shift, enum svme0_rule rule, const char *why)
+{
+	u64 overhead = v->clock_overhead;
+
+	v->backend = TALLY_BACKEND_CLOCK;
+	ASSERT(!pmu_clock_init(&v->clock, shift >= 0, shift >= 0 ? (unsigned int)shift : 0));
+	pmu_init(&v->pmu, &v->clock.hw, rule);
+	nested_intercept_pmu(true);
+	vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), true);
+	if (shift >= 0)
+		log_info("event=pmu backend=clock exact=1 shift=%d overhead_ticks=%lu why=\"%s\"", shift, overhead, why);
+	else
+		log_warn("event=pmu backend=clock exact=0 overhead_ticks=%lu why=\"%s\" note=\"no exact clock: "
+			 "TSC ticks are counted\"",
+			 overhead, why);
+}
+
+void backend_init(struct vcpu *v, const struct config *config)
+{
+	enum svme0_rule rule = config->svme0 == SVME0_COUNT ? SVME0_COUNT : SVME0_STOP;
+	const char *why = "configured";
+	struct pmu_vmrun_ticks tick;
+	int shift;
+
+	pmu_init(&v->pmu, &v->clock.hw, rule);
+	if (config->pmu == PMU_OFF) {
+		v->backend = TALLY_BACKEND_OFF;
+		nested_intercept_pmu(true);
+		vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), true);
+		log_info("event=pmu backend=off why=configured");
+		return;
+	}
+	begin_stubs(v);
+	shift = calibrate_clock(v);
+	if (shift < 0)
+		calibrate_ticks(v);
+	if (config->pmu != PMU_CLOCK)
+		why = probe_guest_only(v, &tick);
+	end_stubs(v);
+	if (config->pmu == PMU_GUEST_ONLY && why)
+		log_warn("event=pmu note=\"pmu=guest-only is not possible here\" why=\"%s\"", why);
+	if (!why)
+		use_guest_only(v, tick, rule);
+	else
+		use_clock(v, shift, rule, why);
+}
+
+void vcpu_set_l0_intercept(struct vcpu *v, unsigned int bit, bool on)
+{
+	u32 mask = 1u << (bit % 32);
+
+	if (on)
+		v->l0_intercepts[bit / 32] |= mask;
+	else
+		v->l0_intercepts[bit / 32] &= ~mask;
+	vcpu_reset_intercepts(v);
+}
+
+static void note_unsupported(struct vcpu *v)
+{
+	for (unsigned int n = 0; n < PMU_COUNTERS; n++) {
+		u64 sel = v->pmu.eventsel[n];
+		const char *why;
+
+		if (!(sel & EVTSEL_EN) || (v->unsupported_logged & BIT(n)))
+			continue;
+		why = v->pmu.hw->unsupported(v->pmu.hw, sel);
+		if (!why)
+			continue;
+		v->unsupported_logged |= (u32)BIT(n);
+		log_warn("event=pmu_unsupported counter=%u eventsel=%lx why=\"%s\" note=\"does not count\"", n, sel, why);
+	}
+}
+
+/*
+ * With the clock, HLT and MWAIT exit as long as a counter is enabled, in whatever mode (exit_halt()). Decided here and not when the
+ * counter starts, so that a transition has nothing to do for it.
+ */
+static void choose_halt_intercepts(struct vcpu *v)
+{
+	bool on = false;
+
+	if (v->backend == TALLY_BACKEND_CLOCK)
+		for (unsigned int n = 0; n < PMU_COUNTERS; n++)
+			on |= v->pmu.eventsel[n] & EVTSEL_EN;
+	if (v->halt_intercepted == on)
+		return;
+	v->halt_intercepted = on;
+	vcpu_set_l0_intercept(v, INTERCEPT(HLT), on);
+	vcpu_set_l0_intercept(v, INTERCEPT(MWAIT), on);
+}
+
+void backend_selector_written(struct vcpu *v)
+{
+	pmu_commit(&v->pmu);
+	choose_halt_intercepts(v);
+	note_unsupported(v);
+}

@@ -1,0 +1,409 @@
+/* SPDX-License-Identifier: MIT */
+/* Exits of instructions that any guest may use: CPUID, MSRs, RDPMC, HLT, MOV CR8, VMMCALL; and what is one CPU's own. */
+#include "hv/core/insn.h"
+#include "hv/cpu.h"
+#include "hv/log.h"
+#include "hv/memory.h"
+#include "hv/vcpu.h"
+#include "x86/cpuid.h"
+#include "x86/cr.h"
+#include "x86/msr.h"
+
+/* What nested SVM offers (APM2 §15.4); the rest of 8000_000A EDX is hidden. */
+#define SVM_OFFERED (SVM_NP | SVM_NRIPS | SVM_VMCB_ADDR_CHK)
+/* Given by software whether or not the CPU has it. */
+#define SVM_EMULATED (SVM_FLUSH_BY_ASID | SVM_VMCB_ADDR_CHK)
+
+static NOINLINE void cpuid_own(const struct vcpu *v, u32 leaf, struct cpuid_leaf *l)
+{
+	switch (leaf) {
+	case CPUID_HYPERVISOR:
+		*l = (struct cpuid_leaf){TALLY_CPUID_LAST, TALLY_CPUID_EBX, TALLY_CPUID_ECX, TALLY_CPUID_EDX};
+		break;
+	case TALLY_CPUID_STATUS:
+		*l = (struct cpuid_leaf){TALLY_ABI_VERSION, v->backend,
+					 (v->clock.exact ? 1u : 0) | (v->pmu.rule == SVME0_COUNT ? 2u : 0),
+					 v->clock.shift};
+		break;
+	default:
+		*l = (struct cpuid_leaf){0};
+	}
+}
+
+static void cpuid_extended(const struct vcpu *v, u32 leaf, struct cpuid_leaf *l)
+{
+	switch (leaf) {
+	case CPUID_EXT_FEATURES:
+		l->ecx &= ~(u32)(CPUID_EXT1_ECX_SKINIT | CPUID_EXT1_ECX_PERFCTREXTCORE |
+				 CPUID_EXT1_ECX_PERFCTREXTNB | CPUID_EXT1_ECX_PERFCTREXTL2I);
+		if (v->backend != TALLY_BACKEND_OFF)
+			l->ecx |= CPUID_EXT1_ECX_PERFCTREXTCORE;
+		break;
+	case CPUID_SVM:
+		l->ecx = 0;
+		l->edx = (l->edx & SVM_OFFERED) | SVM_EMULATED;
+		break;
+	case CPUID_PERFMON_V2:
+		*l = (struct cpuid_leaf){0};
+		break;
+	}
+}
+
+u32 exit_cpuid(struct vcpu *v)
+{
+	struct vmcb_save *s = &v->vmcb->save;
+	u32 leaf = (u32)s->rax, subleaf = (u32)v->gpr[GPR_RCX];
+	struct cpuid_leaf l;
+
+	if (unlikely(leaf >= CPUID_HYPERVISOR && leaf <= CPUID_HYPERVISOR_LAST)) {
+		cpuid_own(v, leaf, &l);
+	} else {
+		l = cpu_cpuid(leaf, subleaf);
+		if (leaf >= CPUID_EXT_MAX) {
+			cpuid_extended(v, leaf, &l);
+		} else if (leaf == CPUID_FEATURES) {
+			/* OSXSAVE shows CR4 of whoever executes CPUID */
+			l.ecx = (l.ecx & ~(u32)CPUID_1_ECX_OSXSAVE) | (u32)CPUID_1_ECX_HYPERVISOR |
+				(s->cr4 & CR4_OSXSAVE ? (u32)CPUID_1_ECX_OSXSAVE : 0);
+		} else if (leaf == 7 && !subleaf) {
+			l.ecx = (l.ecx & ~(u32)BIT(4)) | (s->cr4 & CR4_PKE ? (u32)BIT(4) : 0); /* OSPKE */
+		}
+	}
+	s->rax = l.eax;
+	v->gpr[GPR_RBX] = l.ebx;
+	v->gpr[GPR_RCX] = l.ecx;
+	v->gpr[GPR_RDX] = l.edx;
+	return ADVANCE;
+}
+
+/* EFER as the running guest sees it: real but for L1's SVME. */
+static u64 guest_efer(const struct vcpu *v)
+{
+	u64 efer = v->vmcb->save.efer;
+
+	return v->in_l2 || v->svme ? efer : efer & ~EFER_SVME;
+}
+
+static u32 write_efer(struct vcpu *v, u64 value)
+{
+	struct vmcb_save *s = &v->vmcb->save;
+	bool svme = value & EFER_SVME;
+
+	if (value & ~v->guest_efer_mask)
+		return INJECT_GP;
+	if (svme && (v->vm_cr & VM_CR_SVMDIS))
+		return INJECT_GP; /* MBZ then, APM2 §15.30.1 */
+	if ((s->cr0 & CR0_PG) && ((value ^ s->efer) & EFER_LME))
+		return INJECT_GP;
+	if (v->in_l2 && !svme)
+		vcpu_shutdown(v, "L2-cleared-SVME"); /* undefined by the manual; KVM ends L1 as well */
+	/* LMA is the CPU's; the real SVME stays 1 */
+	s->efer = (value & ~EFER_LMA) | (s->efer & EFER_LMA) | EFER_SVME;
+	if (!v->in_l2 && svme != v->svme) {
+		v->svme = svme;
+		v->svme_toggles++;
+		pmu_svme_toggle(&v->pmu, svme);
+		pmu_commit(&v->pmu);
+	}
+	return ADVANCE;
+}
+
+static u32 write_vm_cr(struct vcpu *v, u64 value)
+{
+	u64 fixed = v->vm_cr & VM_CR_LOCK ? VM_CR_LOCK | VM_CR_SVMDIS : 0;
+
+	if (value & ~VM_CR_VALID)
+		return INJECT_GP;
+	if ((value & VM_CR_SVMDIS) && (v->svme || v->in_l2))
+		return INJECT_GP; /* whatever LOCK says, APM2 §15.30.1 */
+	if (value & (VM_CR_DPD | VM_CR_R_INIT | VM_CR_DIS_A20M))
+		log_guest("event=vm_cr value=%lx effect=none", value);
+	v->vm_cr = (v->vm_cr & fixed) | (value & ~fixed);
+	return ADVANCE;
+}
+
+static u32 write_hsave(struct vcpu *v, u64 value)
+{
+	if (value % PAGE_SIZE || value >= v->mem.limit || vcpu_names_hole(v, value, PAGE_SIZE, "VM_HSAVE_PA"))
+		return INJECT_GP;
+	v->hsave_pa = value;
+	return ADVANCE;
+}
+
+static bool is_pmu_msr(u32 msr)
+{
+	return msr - MSR_LEGACY_PERFEVTSEL(0) < 2 * PMU_LEGACY_COUNTERS ||
+	       msr - MSR_PERFEVTSEL(0) < 2 * PMU_COUNTERS;
+}
+
+static bool is_perfmon_v2(u32 msr)
+{
+	return msr - MSR_PERF_GLOBAL_STATUS < 4;
+}
+
+static NOINLINE u32 read_other(struct vcpu *v, u32 msr)
+{
+	u64 value;
+
+	switch (msr) {
+	case MSR_VM_CR:
+		value = v->vm_cr;
+		break;
+	case MSR_VM_HSAVE_PA:
+		value = v->hsave_pa;
+		break;
+	case MSR_SVM_KEY:
+		value = 0; /* write-only, reads 0 (APM2 §15.31) */
+		break;
+	default:
+		if (is_perfmon_v2(msr) || !cpu_rdmsr_safe(msr, &value))
+			return INJECT_GP;
+	}
+	set_gpr_pair(v, value);
+	return ADVANCE;
+}
+
+static NOINLINE u32 write_other(struct vcpu *v, u32 msr, u64 value)
+{
+	switch (msr) {
+	case MSR_VM_CR:
+		return write_vm_cr(v, value);
+	case MSR_VM_HSAVE_PA:
+		return write_hsave(v, value);
+	case MSR_SVM_KEY:
+		return ADVANCE; /* no key is set, so nothing unlocks */
+	default:
+		return is_perfmon_v2(msr) || !cpu_wrmsr_safe(msr, value) ? INJECT_GP : ADVANCE;
+	}
+}
+
+static u32 read_pmu(struct vcpu *v, u32 msr)
+{
+	u64 value = 0;
+
+	if (v->backend != TALLY_BACKEND_OFF)
+		pmu_rdmsr(&v->pmu, msr, &value);
+	set_gpr_pair(v, value);
+	return ADVANCE;
+}
+
+/* A selector takes effect when its WRMSR completes: the WRMSR itself retires before, in the old state (pmu/pmu.h). */
+static u32 write_pmu(struct vcpu *v, u32 msr, u64 value)
+{
+	if (v->backend == TALLY_BACKEND_OFF)
+		return ADVANCE;
+	pmu_wrmsr(&v->pmu, msr, value);
+	if (!v->pmu.reprogram_pending)
+		return ADVANCE;
+	vcpu_skip(v);
+	vcpu_retire(v);
+	backend_selector_written(v);
+	if (v->vmcb->save.rflags & RFLAGS_TF)
+		vcpu_inject_db(v);
+	return RESUME;
+}
+
+u32 exit_msr(struct vcpu *v)
+{
+	u32 msr = (u32)v->gpr[GPR_RCX];
+
+	if (!(v->vmcb->control.exit_info_1 & 1)) {
+		if (msr == MSR_EFER) {
+			set_gpr_pair(v, guest_efer(v));
+			return ADVANCE;
+		}
+		return is_pmu_msr(msr) ? read_pmu(v, msr) : read_other(v, msr);
+	}
+	if (is_pmu_msr(msr))
+		return write_pmu(v, msr, gpr_pair(v));
+	return msr == MSR_EFER ? write_efer(v, gpr_pair(v)) : write_other(v, msr, gpr_pair(v));
+}
+
+/* CPL and CR4.PCE were checked by the CPU, before the intercept (APM2 table 15-7). */
+u32 exit_rdpmc(struct vcpu *v)
+{
+	u64 value;
+
+	if (v->backend == TALLY_BACKEND_OFF)
+		return INJECT_UD;
+	if (pmu_rdpmc(&v->pmu, (u32)v->gpr[GPR_RCX], &value))
+		return INJECT_GP;
+	set_gpr_pair(v, value);
+	return ADVANCE;
+}
+
+/* MOV CR8 of L2 while V_IRQ is set: intercepted because QEMU aborts on it (docs/platforms.md). */
+u32 exit_cr8_write(struct vcpu *v)
+{
+	struct vmcb_control *c = &v->vmcb->control;
+	u8 bytes[INSN_MAX_BYTES];
+	struct insn insn;
+	u64 value;
+
+	if (insn_length(bytes, insn_bytes(v, bytes, sizeof(bytes)), INSN_64, &insn) || insn.opcode != 0x22)
+		vcpu_shutdown(v, "undecodable-MOV-CR8");
+	value = insn.rm == GPR_RAX ? v->vmcb->save.rax : insn.rm == GPR_RSP ? v->vmcb->save.rsp : v->gpr[insn.rm];
+	if (value & ~0xfull)
+		return INJECT_GP;
+	if (!(c->int_ctl & V_INTR_MASKING))
+		cpu_write_cr8(value);
+	c->int_ctl = (c->int_ctl & ~(u32)V_TPR_MASK) | (u32)value;
+	return ADVANCE;
+}
+
+static u32 hypercall_status(struct vcpu *v, u64 gpa)
+{
+	struct tally_status status = {
+		.version = TALLY_ABI_VERSION,
+		.backend = v->backend,
+		.exact = v->clock.exact,
+		.counters = v->backend == TALLY_BACKEND_OFF ? 0 : PMU_COUNTERS,
+		.reprogram_pmc_on_nested_transition = v->pmu.reprogram_pmc_on_nested_transition,
+		.evtsel_writes = v->pmu.evtsel_writes,
+		.transitions = v->transitions,
+		.svme_toggles = v->svme_toggles,
+		.exits = v->exits,
+		.shadow_fills = v->shadow.fills,
+		.shadow_flushes = v->shadow.flushes,
+		.shadow_pages = v->shadow.pool.used,
+		.hole_accesses = v->hole_accesses,
+		.region_gpa = v->hole.start,
+		.region_bytes = v->hole.end - v->hole.start,
+	};
+
+	for (unsigned int i = 0; i < status.counters; i++) {
+		status.counter[i].eventsel = v->pmu.eventsel[i];
+		status.counter[i].eventsel_hw = pmu_machine_evtsel(&v->pmu, i);
+		pmu_rdpmc(&v->pmu, i, &status.counter[i].value);
+	}
+	__builtin_memcpy(guest_at(&v->mem, gpa), &status, sizeof(status));
+	return 0;
+}
+
+/* A buffer that a guest named: inside one page, in memory, not ours. */
+static bool buffer_ok(struct vcpu *v, u64 gpa, u64 bytes)
+{
+	return bytes && bytes <= PAGE_SIZE && gpa < v->mem.limit && gpa % PAGE_SIZE + bytes <= PAGE_SIZE &&
+	       !vcpu_names_hole(v, gpa, bytes, "hypercall-buffer");
+}
+
+u32 exit_vmmcall(struct vcpu *v)
+{
+	struct vmcb_save *s = &v->vmcb->save;
+	u64 gpa = v->gpr[GPR_RBX], bytes = v->gpr[GPR_RCX];
+
+	if (v->in_l2 || s->cpl || (s->rax != TALLY_CALL_STATUS && s->rax != TALLY_CALL_LOG_READ))
+		return INJECT_UD;
+	if (s->rax == TALLY_CALL_STATUS) {
+		bool ok = !(gpa % 8) && buffer_ok(v, gpa, sizeof(struct tally_status));
+
+		s->rax = ok ? hypercall_status(v, gpa) : (u64)-E_RANGE;
+	} else if (buffer_ok(v, gpa, bytes)) {
+		s->rax = log_read(&v->gpr[GPR_RDX], guest_at(&v->mem, gpa), bytes);
+	} else {
+		s->rax = (u64)-E_RANGE;
+	}
+	return ADVANCE;
+}
+
+/*
+ * HLT and MWAIT exit only while a counter runs on the clock: the time that the guest sleeps must not count. The guest is
+ * let into the instruction with INTR, NMI and VINTR intercepted, and what ends its sleep ends the accounting; the event
+ * stays pending and is taken at the next VMRUN.
+ */
+u32 exit_halt(struct vcpu *v)
+{
+	struct vmcb_control *c = &v->vmcb->control;
+
+	v->one_shot |= ONE_SHOT_HALT;
+	v->halt_now = v->clock.now;
+	v->halt_rip = v->vmcb->save.rip;
+	vmcb_clr_intercept(c, INTERCEPT(HLT));
+	vmcb_clr_intercept(c, INTERCEPT(MWAIT));
+	vmcb_set_intercept(c, INTERCEPT(INTR));
+	vmcb_set_intercept(c, INTERCEPT(NMI));
+	vmcb_set_intercept(c, INTERCEPT(VINTR));
+	return RESUME;
+}
+
+u32 exit_intr(struct vcpu *v)
+{
+	(void)v; /* it ended a HLT; pending, and no longer intercepted */
+	return RESUME;
+}
+
+u32 exit_nmi(struct vcpu *v)
+{
+	if (v->gif)
+		return RESUME; /* as exit_intr() */
+	/* L1 has GIF=0. It would exit again and again: L0 takes it, and L1 gets it with GIF=1 */
+	cpu_cli();
+	v->host_if = false;
+	nmi_seen = 0;
+	nmi_window();
+	v->nmi_pending |= nmi_seen;
+	return RESUME;
+}
+
+static void end_halt(struct vcpu *v)
+{
+	v->clock.now = v->halt_now + (v->vmcb->save.rip != v->halt_rip ? v->clock.insn_ticks : 0);
+	vcpu_reset_intercepts(v);
+}
+
+bool vcpu_end_one_shot(struct vcpu *v)
+{
+	u64 code = v->vmcb->control.exit_code;
+	u32 what = v->one_shot;
+
+	v->one_shot = 0;
+	if (what & ONE_SHOT_HALT)
+		end_halt(v);
+	if (!(what & ONE_SHOT_HOLE))
+		return false;
+	if (code == VMEXIT_NPF) { /* perhaps a second page of the same access, see hole_write() */
+		v->one_shot = ONE_SHOT_HOLE;
+		return false;
+	}
+	hole_step_end(v);
+	if (code != VMEXIT_EXCEPTION(VEC_DB) || v->hole_tf)
+		return false;
+	v->vmcb->save.dr6 &= ~DR6_BS;
+	return true;
+}
+
+void vcpu_set_gif(struct vcpu *v, bool gif)
+{
+	struct vmcb_control *c = &v->vmcb01->control;
+
+	if (v->gif == gif)
+		return;
+	v->gif = gif;
+	if (gif) {
+		c->int_ctl &= ~(u32)V_INTR_MASKING;
+		vmcb_clr_intercept(c, INTERCEPT(NMI));
+		if ((c->int_ctl & V_TPR_MASK) != v->tpr_at_clgi)
+			cpu_write_cr8(c->int_ctl & V_TPR_MASK);
+	} else {
+		v->tpr_at_clgi = (u8)cpu_read_cr8();
+		c->int_ctl = (c->int_ctl & ~(u32)V_TPR_MASK) | v->tpr_at_clgi | (u32)V_INTR_MASKING;
+		vmcb_set_intercept(c, INTERCEPT(NMI));
+		vcpu_set_host_if(v, false);
+	}
+}
+
+/* L1's VMCB always, since L1 may be waiting for L2; and L2's with what vmcb12 wants. */
+void vcpu_reset_intercepts(struct vcpu *v)
+{
+	struct vmcb_control *c1 = &v->vmcb01->control, *c2 = &v->vmcb02->control;
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(v->l0_intercepts); i++) {
+		c1->intercepts[i] = v->l0_intercepts[i];
+		c2->intercepts[i] = v->l0_intercepts[i] | v->nested.ctl.intercepts[i];
+	}
+	c1->clean &= ~(u32)CLEAN_INTERCEPTS;
+	c2->clean &= ~(u32)CLEAN_INTERCEPTS;
+	nested_intercept_cr8(v);
+	if (!v->gif)
+		vmcb_set_intercept(c1, INTERCEPT(NMI));
+}

@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The hole: our memory as the guests see it, which is not there. Reads give FFh from a page of them, mapped at the first
+ * touch. A write lands on a page of its own: the instruction runs once with RFLAGS.TF set and that page writable, and at
+ * its #DB the page is filled with FFh again and read-only.
+ */
+#include "hv/log.h"
+#include "hv/memory.h"
+#include "hv/vcpu.h"
+#include "x86/cr.h"
+
+bool vcpu_names_hole(struct vcpu *v, u64 gpa, u64 bytes, const char *what)
+{
+	if (gpa >= v->hole.end || gpa + bytes <= v->hole.start)
+		return false;
+	v->hole_accesses++;
+	log_guest("event=hole level=%s what=%s gpa=%lx rip=%lx", v->in_l2 ? "L2" : "L1", what, gpa,
+		  v->vmcb->save.rip);
+	return true;
+}
+
+static void flush(struct vcpu *v)
+{
+	v->vmcb->control.tlb_control = v->has_flush_by_asid ? TLB_CONTROL_FLUSH_ASID : TLB_CONTROL_FLUSH_ALL;
+}
+
+/* Lets the guest repeat its write to the page that `leaf` maps. */
+void hole_write(struct vcpu *v, u64 *leaf)
+{
+	if (v->hole_leaves == HOLE_LEAVES)
+		hole_step_end(v); /* more pages than an instruction writes: a new one */
+	if (!v->hole_leaves) {
+		v->hole_tf = v->vmcb->save.rflags & RFLAGS_TF;
+		v->vmcb->save.rflags |= RFLAGS_TF;
+		/* no interrupt in between, its handler is not what is to be stepped */
+		v->vmcb->control.int_state |= INTERRUPT_SHADOW;
+		vmcb_set_intercept(&v->vmcb->control, INTERCEPT_EXCEPTION(VEC_DB));
+	}
+	v->hole_leaf[v->hole_leaves] = leaf;
+	v->hole_leaf_was[v->hole_leaves++] = *leaf;
+	*leaf = memory_sink_page_hpa() | PTE_P | PTE_W | PTE_U | PTE_A | PTE_D;
+	v->one_shot |= ONE_SHOT_HOLE;
+	flush(v);
+}
+
+void hole_step_end(struct vcpu *v)
+{
+	while (v->hole_leaves) {
+		v->hole_leaves--;
+		*v->hole_leaf[v->hole_leaves] = v->hole_leaf_was[v->hole_leaves];
+	}
+	memory_sink_reset();
+	flush(v);
+	if (!v->hole_tf)
+		v->vmcb->save.rflags &= ~RFLAGS_TF;
+	vcpu_reset_intercepts(v);
+}
+
+/* Only hole_write() makes L0 intercept it, and its own are gone in vcpu_end_one_shot(): this one is the guest's. */
+u32 exit_db(struct vcpu *v)
+{
+	(void)v;
+	return INJECT | VEC_DB;
+}
+
+/* An event whose delivery was cut off by an exit that L0 has handled is delivered again (APM2 §15.7.2). */
+static void redeliver(struct vcpu *v)
+{
+	struct vmcb_control *c = &v->vmcb->control;
+	u64 event = exit_int_info(v);
+	u64 type = event & EVENT_TYPE;
+	u64 vector = event & EVENT_VECTOR;
+
+	if (!(event & EVENT_V))
+		return;
+	/* INTn, INT3 and INTO execute again, unless L1 injected the event and no instruction stands at RIP */
+	if (!nested_event_is_injected(v) && (type == EVENT_TYPE_SWINT ||
+					     (type == EVENT_TYPE_EXCEPTION && (vector == VEC_BP || vector == VEC_OF))))
+		return;
+	v->nested.injected_exit = v->exits;
+	set_eventinj(v->vmcb, event);
+	/* QEMU's TCG clears V_IRQ only when the delivery is complete */
+	if (type == EVENT_TYPE_INTR && (c->int_ctl & V_IRQ) && c->int_vector == vector)
+		c->int_ctl &= ~(u32)V_IRQ;
+}
+
+u32 exit_npf(struct vcpu *v)
+{
+	struct vmcb_control *c = &v->vmcb->control;
+	u64 gpa = c->exit_info_2;
+
+	if (v->in_l2 && v->nested.space) {
+		struct shadow_fault fault;
+
+		switch (shadow_fault(&v->shadow, v->nested.space, gpa, c->exit_info_1, &fault)) {
+		case SHADOW_REFLECT:
+			nested_vmexit(v, VMEXIT_NPF,
+				      fault.error_code | (c->exit_info_1 & (NPF_FINAL | NPF_TABLE)), gpa);
+			return RESUME;
+		case SHADOW_HOLE_WRITE:
+			vcpu_names_hole(v, fault.l1_gpa, 1, "write");
+			hole_write(v, fault.leaf);
+			break;
+		case SHADOW_MAPPED:
+			vcpu_names_hole(v, fault.l1_gpa, 1, "read");
+			if (v->nested.space->tlb_flush) {
+				v->nested.space->tlb_flush = false;
+				flush(v);
+			}
+			/* other spaces may be gone, and with them this one's root */
+			c->nested_cr3 = v->nested.space->root_hpa;
+			break;
+		}
+	} else {
+		bool write = c->exit_info_1 & PFERR_W;
+		u64 *leaf;
+
+		if (!vcpu_names_hole(v, gpa, 1, write ? "write" : "read"))
+			vcpu_shutdown(v, "nested-page-fault");
+		leaf = memory_open_hole(gpa);
+		if (write)
+			hole_write(v, leaf);
+	}
+	redeliver(v);
+	return RESUME;
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+/* Takes the CPU over from the loader: own tables, vmcb01 from the present state, and into the loop. */
+#include "hv/main.h"
+#include "hv/cpu.h"
+#include "hv/log.h"
+#include "hv/memory.h"
+#include "hv/panic.h"
+#include "x86/cpuid.h"
+#include "x86/cr.h"
+#include "x86/msr.h"
+
+struct cpu the_cpu ALIGNED(4096);
+
+/* What core_entry pushed: the loader's registers and where it goes on. */
+struct entry_frame {
+	u64 r15, r14, r13, r12, rbp, rbx, rflags, rip;
+};
+
+s64 core_main(const struct handoff *handoff, const struct entry_frame *frame);
+
+extern const u8 __text_end[], __rodata_end[], __image_end[];
+extern const u64 fault_entries[32];
+void load_tables(u64 cr3, const struct descriptor_table *gdt, const struct descriptor_table *idt);
+
+static u64 gdt[] = {
+	0,
+	0x00af9b000000ffffull, /* 08h: 64-bit code */
+	0x00cf93000000ffffull, /* 10h: data */
+};
+
+struct gate {
+	u16 offset_lo, selector;
+	u16 flags;
+	u16 offset_mid;
+	u32 offset_hi, reserved;
+};
+
+static struct gate idt[32];
+
+#define GATE_INTERRUPT 0x8e00
+
+static void fill_idt(void)
+{
+	for (unsigned int i = 0; i < ARRAY_SIZE(idt); i++) {
+		u64 entry = fault_entries[i];
+
+		idt[i] = (struct gate){.offset_lo = (u16)entry,
+				       .offset_mid = (u16)(entry >> 16),
+				       .offset_hi = (u32)(entry >> 32),
+				       .selector = 0x08,
+				       .flags = GATE_INTERRUPT};
+	}
+}
+
+/* A segment register as vmcb01 has it: selector, and the descriptor behind it in the loader's GDT. */
+static struct vmcb_seg segment(u16 selector, const struct descriptor_table *table)
+{
+	const u64 *descriptors = (const u64 *)(uintptr_t)table->base;
+	u64 d = selector & 0xfff8 ? descriptors[selector >> 3] : 0;
+	u32 limit = (u32)((d & 0xffff) | ((d >> 32) & 0xf0000));
+
+	return (struct vmcb_seg){.selector = selector,
+				 .attrib = (u16)(((d >> 40) & 0xff) | ((d >> 44) & 0xf00)),
+				 .limit = (d >> 55) & 1 ? limit << 12 | 0xfff : limit,
+				 .base = ((d >> 16) & 0xffffff) | ((d >> 32) & 0xff000000)};
+}
+
+static void capture_loader(struct vmcb_save *s, const struct handoff *handoff, const struct entry_frame *frame)
+{
+	struct descriptor_table table;
+
+	cpu_sgdt(&table);
+	s->gdtr.base = table.base;
+	s->gdtr.limit = table.limit;
+	s->cs = segment(cpu_read_cs(), &table);
+	s->ds = segment(cpu_read_ds(), &table);
+	s->es = segment(cpu_read_es(), &table);
+	s->ss = segment(cpu_read_ss(), &table);
+	cpu_sidt(&table);
+	s->idtr.base = table.base;
+	s->idtr.limit = table.limit;
+	s->efer = cpu_rdmsr(MSR_EFER) | EFER_SVME;
+	s->cr0 = cpu_read_cr0();
+	s->cr3 = handoff->loader_cr3;
+	s->cr4 = cpu_read_cr4();
+	s->cr2 = cpu_read_cr2();
+	s->dr6 = cpu_read_dr6();
+	s->dr7 = cpu_read_dr7();
+	s->g_pat = cpu_rdmsr(MSR_PAT);
+	s->rflags = frame->rflags;
+	s->rip = frame->rip;
+	s->rsp = (u64)(uintptr_t)(frame + 1);
+	s->rax = 0;
+}
+
+/* EFER bits that exist on this CPU (APM2 §3.1.7); all others are #GP in WRMSR and invalid in VMRUN. */
+static u64 efer_bits(void)
+{
+	u32 max = cpu_cpuid(CPUID_EXT_MAX, 0).eax;
+	struct cpuid_leaf f = cpu_cpuid(CPUID_EXT_FEATURES, 0);
+	u32 b = cpu_cpuid(CPUID_ADDR_SIZES, 0).ebx, a21 = max >= 0x80000021u ? cpu_cpuid(0x80000021u, 0).eax : 0;
+	u64 bits = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME;
+
+	bits |= b & BIT(20) ? 0 : EFER_LMSLE;
+	bits |= f.edx & BIT(25) ? EFER_FFXSR : 0;
+	bits |= f.ecx & BIT(17) ? EFER_TCE : 0;
+	bits |= b & BIT(8) ? EFER_MCOMMIT : 0;
+	bits |= b & BIT(13) ? EFER_INTWB : 0;
+	bits |= a21 & BIT(8) ? EFER_AIBRSE : 0;
+	bits |= a21 & BIT(7) ? EFER_UAIE : 0;
+	return bits;
+}
+
+/* CR4 bits that exist on this CPU (APM2 §3.1.3). */
+static u64 cr4_bits(void)
+{
+	struct cpuid_leaf f = cpu_cpuid(CPUID_FEATURES, 0), f7 = {0};
+	u64 bits = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE |
+		   CR4_OSFXSR | CR4_OSXMMEXCPT;
+
+	if (cpu_cpuid(0, 0).eax >= 7)
+		f7 = cpu_cpuid(7, 0);
+	bits |= f.ecx & BIT(26) ? CR4_OSXSAVE : 0;
+	bits |= f.ecx & BIT(17) ? CR4_PCIDE : 0;
+	bits |= f7.ebx & BIT(0) ? CR4_FSGSBASE : 0;
+	bits |= f7.ebx & BIT(7) ? CR4_SMEP : 0;
+	bits |= f7.ebx & BIT(20) ? CR4_SMAP : 0;
+	bits |= f7.ecx & BIT(2) ? CR4_UMIP : 0;
+	bits |= f7.ecx & BIT(3) ? CR4_PKE : 0;
+	bits |= f7.ecx & BIT(16) ? CR4_LA57 : 0;
+	bits |= f7.ecx & BIT(7) ? CR4_CET : 0;
+	return bits;
+}
+
+static void init_limits(struct vcpu *v)
+{
+	v->guest_efer_mask = efer_bits();
+	v->limits = (struct vmrun_limits){
+		.phys_end = v->mem.limit,
+		.efer_mbz = ~v->guest_efer_mask,
+		.cr4_mbz = ~cr4_bits(),
+		.exceptions = VMRUN_EXCEPTIONS,
+		.long_mode = true,
+		.l1_paging = true,
+	};
+}
+
+static void init_vmcb01(struct vcpu *v)
+{
+	struct vmcb_control *c = &v->vmcb01->control;
+
+	c->asid = ASID_L1;
+	c->tlb_control = TLB_CONTROL_FLUSH_ALL;
+	c->np_ctl = NP_ENABLE;
+	c->nested_cr3 = memory_npt_hpa();
+	c->int_state = 0;
+}
+
+/*
+ * Runs on the boot stack, on the loader's page tables with ours at CORE_VA. Everything that may fail comes before
+ * the CPU's state is changed.
+ */
+s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *frame)
+{
+	struct handoff handoff = *loader_handoff;
+	struct image_layout image = {(u64)(uintptr_t)__text_end - CORE_VA, (u64)(uintptr_t)__rodata_end - CORE_VA,
+				     (u64)(uintptr_t)__image_end - CORE_VA};
+	struct descriptor_table gdtr = {sizeof(gdt) - 1, (u64)(uintptr_t)gdt};
+	struct descriptor_table idtr = {sizeof(idt) - 1, (u64)(uintptr_t)idt};
+	struct vcpu *v = &the_cpu.vcpu;
+	u64 svm_features = cpu_cpuid(CPUID_SVM, 0).edx;
+	int error;
+
+	if (handoff.version != HANDOFF_VERSION)
+		return -E_INVAL;
+	log_init(handoff.config.log);
+	error = memory_init(&handoff, &image);
+	if (!error && memory_check_wx())
+		error = -E_INVAL;
+	if (!error && cpu_cpuid(CPUID_SVM, 0).ebx < ASID_COUNT)
+		error = -E_UNSUPP;
+	if (error) {
+		log_warn("event=refused error=%d", error);
+		return error;
+	}
+
+	v->vmcb01 = &the_cpu.vmcb01;
+	v->vmcb02 = &the_cpu.vmcb02;
+	v->vmcb01_hpa = memory_hpa(v->vmcb01);
+	v->vmcb02_hpa = memory_hpa(v->vmcb02);
+	v->vmcb = v->vmcb01;
+	v->vmcb_hpa = v->vmcb01_hpa;
+	v->has_nrips = svm_features & SVM_NRIPS;
+	v->has_flush_by_asid = svm_features & SVM_FLUSH_BY_ASID;
+	v->phys_bits = handoff.phys_bits < CORE_MAX_PHYS_BITS ? handoff.phys_bits : CORE_MAX_PHYS_BITS;
+	v->gif = true;
+	v->svme = cpu_rdmsr(MSR_EFER) & EFER_SVME;
+	v->mem = (struct guest_memory){
+		.base = NULL,
+		.limit = BIT(v->phys_bits)};
+	v->hole = (struct range){handoff.region_hpa, handoff.region_hpa + handoff.region_bytes};
+	v->vm_cr = cpu_rdmsr(MSR_VM_CR) & VM_CR_VALID;
+
+	capture_loader(&v->vmcb01->save, &handoff, frame);
+	v->gpr[GPR_RBX] = frame->rbx;
+	v->gpr[GPR_RBP] = frame->rbp;
+	v->gpr[12] = frame->r12;
+	v->gpr[13] = frame->r13;
+	v->gpr[14] = frame->r14;
+	v->gpr[15] = frame->r15;
+
+	fill_idt();
+	load_tables(memory_core_cr3(), &gdtr, &idtr);
+	cpu_write_cr0((cpu_read_cr0() | CR0_WP) & ~(CR0_TS | CR0_EM));
+	cpu_write_cr4(CR4_PAE | (cpu_read_cr4() & CR4_MCE));
+	cpu_wrmsr(MSR_EFER, cpu_rdmsr(MSR_EFER) | EFER_SVME | EFER_NXE);
+	cpu_wrmsr(MSR_VM_HSAVE_PA, memory_hpa(the_cpu.hsave));
+	cpu_clgi();
+
+	init_limits(v);
+	init_vmcb01(v);
+	nested_init(v);
+	backend_init(v, &handoff.config);
+	log_info("event=start version=%s region=%lx+%lx phys_bits=%u nrips=%u", TALLY_VERSION, handoff.region_hpa,
+		 handoff.region_bytes, handoff.phys_bits, v->has_nrips);
+	vmrun_loop(v);
+}

@@ -1,0 +1,377 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * VMRUN of L1 and #VMEXIT to L1. vmcb12 is read once, into nested.ctl and vmcb02.save, and everything is checked and
+ * used from there. vmcb02 = vmcb12 as far as L1 may decide, and L0's part on top. L1's own state stays in vmcb01.
+ * docs/nested-svm.md has the table of fields.
+ */
+#include "hv/core/msrpm.h"
+#include "hv/cpu.h"
+#include "hv/log.h"
+#include "hv/memory.h"
+#include "hv/panic.h"
+#include "hv/vcpu.h"
+#include "x86/cpuid.h"
+#include "x86/cr.h"
+#include "x86/msr.h"
+
+static u8 msrpm01[MSRPM_BYTES] ALIGNED(4096); /* for L1 */
+static u8 msrpm02[MSRPM_BYTES] ALIGNED(4096); /* for L2: msrpm01 ORed with L1's, but only in merged_chunks */
+static u32 shadow_links[CORE_SHADOW_PAGES];
+
+/*
+ * Groups of 32 MSRs (8 bytes of the map) that L2 may reach without an exit, where L1's map and ours both allow it. All
+ * other MSRs exit, and L0 does the access for L2. Few, because merging costs at each VMRUN: TSC, SYSENTER, PAT,
+ * EFER and SYSCALL, FS/GS base and TSC_AUX.
+ */
+static const u32 merged_msrs[] = {MSR_TSC, MSR_SYSENTER_CS, MSR_PAT, MSR_EFER, MSR_FS_BASE};
+static u32 merged_chunks[ARRAY_SIZE(merged_msrs)]; /* index of the u64 in the map */
+
+#define V_BITS_OF_VMCB12 (V_TPR_MASK | V_IRQ | V_INTR_PRIO | V_IGN_TPR | V_INTR_MASKING)
+
+static void init_msrpms(void)
+{
+	static const u32 ours[] = {MSR_EFER,	 MSR_VM_CR,
+				   MSR_VM_HSAVE_PA, MSR_SVM_KEY,
+				   MSR_PERF_GLOBAL_STATUS, MSR_PERF_GLOBAL_CTL,
+				   MSR_PERF_GLOBAL_STATUS_CLR, MSR_PERF_GLOBAL_STATUS_SET};
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(ours); i++)
+		msrpm_set(msrpm01, ours[i], true, true);
+	for (u64 i = 0; i < MSRPM_BYTES; i++)
+		msrpm02[i] = 0xff;
+	for (unsigned int i = 0; i < ARRAY_SIZE(merged_msrs); i++)
+		merged_chunks[i] = (u32)msrpm_bit(merged_msrs[i]) / 64;
+}
+
+/* The PMU's MSRs belong to the backend: intercepted, or left to the hardware's counters. */
+void nested_intercept_pmu(bool counters)
+{
+	for (unsigned int n = 0; n < PMU_COUNTERS; n++) {
+		msrpm_set(msrpm01, MSR_PERFEVTSEL(n), true, true);
+		msrpm_set(msrpm01, MSR_PERFCTR(n), counters, counters);
+	}
+	for (unsigned int n = 0; n < PMU_LEGACY_COUNTERS; n++) {
+		msrpm_set(msrpm01, MSR_LEGACY_PERFEVTSEL(n), true, true);
+		msrpm_set(msrpm01, MSR_LEGACY_PERFCTR(n), counters, counters);
+	}
+}
+
+void nested_init(struct vcpu *v)
+{
+	static const u32 always[] = {
+		INTERCEPT(CPUID),  INTERCEPT(MSR),    INTERCEPT(SHUTDOWN), INTERCEPT(VMRUN),  INTERCEPT(VMMCALL),
+		INTERCEPT(VMLOAD), INTERCEPT(VMSAVE), INTERCEPT(STGI),	   INTERCEPT(CLGI),   INTERCEPT(SKINIT),
+		INTERCEPT(INVLPGA),
+	};
+	void *pages = memory_pages(CORE_SHADOW_PAGES);
+	struct vmcb_control *c = &v->vmcb02->control;
+
+	ASSERT(pages);
+	ASSERT(!shadow_init(&v->shadow, &v->mem, pages, memory_hpa(pages), shadow_links, CORE_SHADOW_PAGES, v->hole,
+			    memory_hole_page_hpa()));
+	init_msrpms();
+	for (unsigned int i = 0; i < ARRAY_SIZE(always); i++)
+		v->l0_intercepts[always[i] / 32] |= 1u << (always[i] % 32);
+	v->vmcb01->control.msrpm_base_pa = memory_hpa(msrpm01);
+	c->msrpm_base_pa = memory_hpa(msrpm02);
+	c->np_ctl = NP_ENABLE;
+	vcpu_reset_intercepts(v);
+}
+
+static ALWAYS_INLINE struct vmcb *vmcb12(const struct vcpu *v)
+{
+	return guest_at(&v->mem, v->nested.vmcb12_gpa);
+}
+
+/* The one time that vmcb12 is read: L1 may change it at any time, and what is checked must be what is used. */
+static ALWAYS_INLINE void copy_vmcb12(struct vcpu *v)
+{
+	const volatile struct vmcb *from = vmcb12(v);
+	struct vmcb_control *c = &v->nested.ctl;
+	struct vmcb_save *s = &v->vmcb02->save;
+
+#define COPY64(to, part, first, last)                                                              \
+	for (size_t i_ = (first) / 8; i_ <= (last) / 8; i_++)                                      \
+	((u64 *)(to))[i_] = ((const volatile u64 *)&from->part)[i_]
+	COPY64(c, control, offsetof(struct vmcb_control, intercepts), 0x010);
+	COPY64(c, control, offsetof(struct vmcb_control, iopm_base_pa), offsetof(struct vmcb_control, int_state));
+	COPY64(c, control, offsetof(struct vmcb_control, np_ctl), offsetof(struct vmcb_control, np_ctl));
+	COPY64(c, control, offsetof(struct vmcb_control, event_inj), offsetof(struct vmcb_control, nested_cr3));
+	COPY64(s, save, offsetof(struct vmcb_save, es), offsetof(struct vmcb_save, fs) - 8);
+	COPY64(s, save, offsetof(struct vmcb_save, gdtr), offsetof(struct vmcb_save, ldtr) - 8);
+	COPY64(s, save, offsetof(struct vmcb_save, idtr), offsetof(struct vmcb_save, tr) - 8);
+	COPY64(s, save, offsetof(struct vmcb_save, cr4), offsetof(struct vmcb_save, rip));
+#undef COPY64
+	s->cpl = from->save.cpl;
+	s->efer = from->save.efer;
+	s->rsp = from->save.rsp;
+	s->s_cet = from->save.s_cet;
+	s->ssp = from->save.ssp;
+	s->isst_addr = from->save.isst_addr;
+	s->rax = from->save.rax;
+	s->cr2 = from->save.cr2;
+	s->g_pat = from->save.g_pat;
+}
+
+/* A permission map that lies in our memory is read the way L1 would read it: our pages are FFh. */
+static NOINLINE u64 iopm_with_hole(struct vcpu *v, u64 gpa)
+{
+	for (u64 i = 0; i < IOPM_BYTES / 8; i++)
+		v->nested.hole_map[i] = *(u64 *)guest_at(&v->mem, gpa + i * 8);
+	return memory_hpa(v->nested.hole_map);
+}
+
+static ALWAYS_INLINE bool in_hole(const struct vcpu *v, u64 gpa, u64 bytes)
+{
+	return unlikely(gpa < v->hole.end && gpa + bytes > v->hole.start);
+}
+
+static ALWAYS_INLINE void merge_permissions(struct vcpu *v)
+{
+	const struct vmcb_control *ctl = &v->nested.ctl;
+	struct vmcb_control *c = &v->vmcb02->control;
+	u64 iopm = ctl->iopm_base_pa & ~0xfffull, msrpm = ctl->msrpm_base_pa & ~0xfffull;
+
+	/* L0 intercepts no ports, so the CPU may read L1's map itself */
+	c->iopm_base_pa = iopm;
+	if (in_hole(v, iopm, IOPM_BYTES) && vmcb_intercepts(ctl, INTERCEPT(IOIO))) {
+		vcpu_names_hole(v, iopm, IOPM_BYTES, "IOPM");
+		c->iopm_base_pa = iopm_with_hole(v, iopm);
+	}
+	if (vmcb_intercepts(ctl, INTERCEPT(MSR))) {
+		if (in_hole(v, msrpm, MSRPM_BYTES))
+			vcpu_names_hole(v, msrpm, MSRPM_BYTES, "MSRPM");
+		for (unsigned int i = 0; i < ARRAY_SIZE(merged_chunks); i++)
+			((u64 *)msrpm02)[merged_chunks[i]] =
+				((u64 *)msrpm01)[merged_chunks[i]] |
+				*(u64 *)guest_at(&v->mem, msrpm + merged_chunks[i] * 8);
+	} else {
+		for (unsigned int i = 0; i < ARRAY_SIZE(merged_chunks); i++)
+			((u64 *)msrpm02)[merged_chunks[i]] = ((u64 *)msrpm01)[merged_chunks[i]];
+	}
+}
+
+/* TCG has CR8 writes abort QEMU while V_IRQ is set; elsewhere this exit does no harm. */
+void nested_intercept_cr8(struct vcpu *v)
+{
+	struct vmcb_control *c = &v->vmcb02->control;
+
+	c->intercepts[0] |= c->int_ctl & V_IRQ ? 1u << INTERCEPT_CR_WRITE(8) : 0;
+}
+
+/* ASID, nested tables, and what of the TLB must go. L1's ASIDs are names of its own. */
+static ALWAYS_INLINE void choose_translation(struct vcpu *v)
+{
+	const struct vmcb_control *ctl = &v->nested.ctl;
+	struct vmcb_control *c = &v->vmcb02->control;
+	u8 flush_asid = v->has_flush_by_asid ? TLB_CONTROL_FLUSH_ASID : TLB_CONTROL_FLUSH_ALL;
+	u8 requested = ctl->tlb_control;
+
+	c->tlb_control = TLB_CONTROL_NONE;
+	if (unlikely(requested)) {
+		c->tlb_control = requested == TLB_CONTROL_FLUSH_ALL ? TLB_CONTROL_FLUSH_ALL : flush_asid;
+		if (requested == TLB_CONTROL_FLUSH_ALL)
+			shadow_flush_all(&v->shadow);
+		else
+			shadow_flush_vasid(&v->shadow, ctl->asid);
+	}
+	if (likely(ctl->np_ctl & NP_ENABLE)) {
+		const struct vmcb_save *l1 = &v->vmcb01->save;
+		struct shadow_space *space;
+
+		v->nested.npt_mode = npt_mode_of(l1->cr4, l1->efer, v->phys_bits, true);
+		space = shadow_get(&v->shadow, ctl->asid, ctl->nested_cr3, &v->nested.npt_mode);
+		v->nested.space = space;
+		c->nested_cr3 = space->root_hpa;
+		c->asid = ASID_SHADOW(shadow_space_idx(&v->shadow, space));
+		if (unlikely(space->tlb_flush)) {
+			space->tlb_flush = false;
+			if (!c->tlb_control)
+				c->tlb_control = flush_asid;
+		}
+	} else {
+		v->nested.space = NULL;
+		c->nested_cr3 = v->vmcb01->control.nested_cr3;
+		c->asid = ASID_L2_NO_NPT;
+		if (v->nested.no_npt_vasid != ctl->asid && !c->tlb_control)
+			c->tlb_control = flush_asid;
+		v->nested.no_npt_vasid = ctl->asid;
+		v->vmcb02->save.g_pat = v->vmcb01->save.g_pat; /* one PAT for both then */
+	}
+}
+
+static ALWAYS_INLINE void build_vmcb02(struct vcpu *v)
+{
+	const struct vmcb_control *ctl = &v->nested.ctl;
+	struct vmcb_control *c = &v->vmcb02->control;
+	struct vmcb_save *s = &v->vmcb02->save;
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(c->intercepts); i++)
+		c->intercepts[i] = ctl->intercepts[i] | v->l0_intercepts[i];
+	c->tsc_offset = ctl->tsc_offset;
+	c->int_ctl = ctl->int_ctl & (u32)V_BITS_OF_VMCB12;
+	c->int_vector = ctl->int_vector & 0xff;
+	c->int_state = ctl->int_state & INTERRUPT_SHADOW;
+	c->event_inj = ctl->event_inj & ~BITS(30, 12);
+	c->exit_int_info = 0;
+	nested_intercept_cr8(v);
+	merge_permissions(v);
+	choose_translation(v);
+	s->rflags |= RFLAGS_FIXED;
+	/* LMA follows from LME and PG, whatever vmcb12 says (APM2 §15.5.1) */
+	s->efer = (s->efer & ~EFER_LMA) | ((s->efer & EFER_LME) && (s->cr0 & CR0_PG) ? EFER_LMA : 0);
+}
+
+/* What #VMEXIT does to the host, for L1 (APM2 §15.6). */
+static ALWAYS_INLINE void l1_after_vmexit(struct vcpu *v)
+{
+	struct vmcb_save *s = &v->vmcb01->save;
+
+	vcpu_set_gif(v, false);
+	s->cr0 |= CR0_PE;
+	s->dr7 = DR7_RESET;
+	s->rflags &= ~RFLAGS_VM;
+	if (unlikely(s->rflags & RFLAGS_TF))
+		vcpu_inject_db(v); /* VMRUN is one instruction for the host's single step */
+}
+
+static NOINLINE u32 vmrun_refused(struct vcpu *v, enum vmrun_rule rule)
+{
+	struct vmcb_control *c = &vmcb12(v)->control;
+
+	log_guest("event=vmexit_invalid vmcb12=%lx rule=%s", v->nested.vmcb12_gpa, vmrun_rule_name(rule));
+	c->exit_code = VMEXIT_INVALID;
+	c->exit_info_1 = 0;
+	c->exit_info_2 = 0;
+	c->event_inj = 0;
+	vcpu_retire(v);
+	l1_after_vmexit(v);
+	return RESUME;
+}
+
+u32 exit_vmrun(struct vcpu *v)
+{
+	enum vmrun_rule rule;
+	u64 gpa;
+
+	if (!v->svme)
+		return INJECT_UD;
+	gpa = svm_operand(v);
+	if (svm_bad_vmcb(v, gpa, "VMCB"))
+		return INJECT_GP;
+	v->nested.vmcb12_gpa = gpa;
+	v->limits.l1_paging = v->vmcb01->save.cr0 & CR0_PG;
+	copy_vmcb12(v);
+	vcpu_skip(v);
+	rule = vmrun_check(&v->nested.ctl, &v->vmcb02->save, &v->limits);
+	if (unlikely(!rule && vmrun_uses_pdptes(&v->nested.ctl, &v->vmcb02->save)))
+		rule = vmrun_check_pdptes(&v->mem, &v->nested.ctl, &v->vmcb02->save);
+	if (unlikely(rule))
+		return vmrun_refused(v, rule);
+
+	build_vmcb02(v);
+	v->nested.injected_exit = v->exits;
+	vcpu_set_gif(v, true);
+	vcpu_set_host_if(v, v->vmcb01->save.rflags & RFLAGS_IF);
+	v->in_l2 = true;
+	v->vmcb = v->vmcb02;
+	v->vmcb_hpa = v->vmcb02_hpa;
+	v->transitions++;
+	pmu_nested_transition(&v->pmu, true);
+	pmu_commit(&v->pmu);
+	vcpu_retire(v); /* in L2: what a GuestOnly counter sees and a HostOnly one does not */
+	return RESUME;
+}
+
+u64 exit_int_info(const struct vcpu *v)
+{
+	u64 event = v->vmcb->control.exit_int_info;
+	u64 vector = event & EVENT_VECTOR;
+
+	if (likely(!(event & EVENT_V)))
+		return 0;
+	/* TCG calls physical and virtual interrupts and NMIs exceptions; on silicon type 3 has no such vector */
+	if ((event & EVENT_TYPE) == EVENT_TYPE_EXCEPTION && vector == VEC_NMI)
+		return (event & ~EVENT_TYPE) | EVENT_TYPE_NMI;
+	if ((event & EVENT_TYPE) == EVENT_TYPE_EXCEPTION && vector >= 32)
+		return (event & ~EVENT_TYPE) | EVENT_TYPE_INTR;
+	return event;
+}
+
+bool nested_event_is_injected(const struct vcpu *v)
+{
+	return v->in_l2 && v->exits == v->nested.injected_exit + 1 &&
+	       !((v->vmcb->control.exit_int_info ^ v->nested.ctl.event_inj) & (EVENT_VECTOR | EVENT_V));
+}
+
+/* Whether L1 wants this exit of L2 (APM2 §15.9 and on). NPF and what only L0 asked for is L0's first. */
+bool nested_wants(struct vcpu *v, u64 code)
+{
+	const struct vmcb_control *ctl = &v->nested.ctl;
+
+	if (unlikely(code >= 0x60 + 96))
+		return false;
+	if (!vmcb_intercepts(ctl, (unsigned int)INTERCEPT_OF_EXIT(code)))
+		return false;
+	if (code != VMEXIT_MSR)
+		return true;
+	return msrpm_intercepts(guest_at(&v->mem, ctl->msrpm_base_pa & ~0xfffull), (u32)v->gpr[GPR_RCX],
+				v->vmcb->control.exit_info_1 & 1);
+}
+
+static ALWAYS_INLINE void write_back(struct vcpu *v, u64 code, u64 info1, u64 info2)
+{
+	const struct vmcb_control *c = &v->vmcb02->control;
+	const struct vmcb_save *s = &v->vmcb02->save;
+	struct vmcb *to = vmcb12(v);
+
+	to->control.exit_code = code;
+	to->control.exit_info_1 = info1;
+	to->control.exit_info_2 = info2;
+	to->control.exit_int_info = exit_int_info(v);
+	to->control.event_inj = 0;
+	to->control.int_ctl = (v->nested.ctl.int_ctl & ~(u32)(V_TPR_MASK | V_IRQ)) |
+			      (c->int_ctl & (u32)(V_TPR_MASK | V_IRQ));
+	to->control.int_state = c->int_state & INTERRUPT_SHADOW;
+	if (v->has_nrips)
+		to->control.next_rip = c->next_rip;
+
+#define COPY64(first, last)                                                                        \
+	for (size_t i_ = (first) / 8; i_ <= (last) / 8; i_++)                                      \
+	((u64 *)&to->save)[i_] = ((const u64 *)s)[i_]
+	COPY64(offsetof(struct vmcb_save, es), offsetof(struct vmcb_save, fs) - 8);
+	COPY64(offsetof(struct vmcb_save, gdtr), offsetof(struct vmcb_save, ldtr) - 8);
+	COPY64(offsetof(struct vmcb_save, idtr), offsetof(struct vmcb_save, tr) - 8);
+	COPY64(offsetof(struct vmcb_save, cr4), offsetof(struct vmcb_save, rip));
+#undef COPY64
+	to->save.cpl = s->cpl;
+	to->save.efer = s->efer;
+	to->save.rsp = s->rsp;
+	to->save.s_cet = s->s_cet;
+	to->save.ssp = s->ssp;
+	to->save.isst_addr = s->isst_addr;
+	to->save.rax = s->rax;
+	to->save.cr2 = s->cr2;
+	if (v->nested.space)
+		to->save.g_pat = s->g_pat;
+}
+
+void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2)
+{
+	if (unlikely(v->one_shot))
+		hole_step_end(v);
+	v->one_shot = 0;
+	write_back(v, code, info1, info2);
+	v->in_l2 = false;
+	v->vmcb = v->vmcb01;
+	v->vmcb_hpa = v->vmcb01_hpa;
+	v->vmcb01->control.int_state = 0;
+	v->vmcb01->control.event_inj = 0;
+	v->vmcb01->control.tlb_control = TLB_CONTROL_NONE;
+	/* CR2 is not among what #VMEXIT restores: L1 finds L2's */
+	v->vmcb01->save.cr2 = v->vmcb02->save.cr2;
+	v->transitions++;
+	pmu_nested_transition(&v->pmu, false);
+	pmu_commit(&v->pmu);
+	l1_after_vmexit(v);
+}

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: MIT */
+/* One CPU as the core sees it: L1's and L2's registers and VMCBs, and what the exit path needs at hand. */
+#ifndef TALLY_HV_VCPU_H
+#define TALLY_HV_VCPU_H
+
+#include "abi/handoff.h"
+#include "abi/hypercall.h"
+#include "hv/cpu.h"
+#include "hv/core/shadow.h"
+#include "hv/core/vmrun_check.h"
+#include "hv/core/walk.h"
+#include "pmu/clock.h"
+#include "pmu/guest_only.h"
+#include "pmu/pmu.h"
+#include "types.h"
+#include "x86/svm.h"
+
+enum gpr { /* encoding order; RAX and RSP of a guest live in its VMCB */
+	GPR_RAX,
+	GPR_RCX,
+	GPR_RDX,
+	GPR_RBX,
+	GPR_RSP,
+	GPR_RBP,
+	GPR_RSI,
+	GPR_RDI,
+	GPR_R8,
+	GPR_COUNT = 16,
+};
+
+#define EXIT_HISTORY 32
+
+#define ONE_SHOT_HALT 1u /* the guest is in HLT: the time until the exit is not counted */
+#define ONE_SHOT_HOLE 2u /* one instruction runs with writable pages in place of our memory */
+#define HOLE_LEAVES 4    /* pages that one instruction can write to */
+
+/* Hardware ASIDs: L1's, then one per shadow space (L2 under nested paging), then one for L2 without it. */
+#define ASID_L1 1u
+#define ASID_SHADOW(n) (2u + (n))
+#define ASID_L2_NO_NPT (ASID_SHADOW(SHADOW_SPACES))
+#define ASID_COUNT (ASID_L2_NO_NPT + 1)
+
+struct exit_record {
+	u64 code;
+	u64 rip;
+};
+
+struct nested {
+	struct vmcb_control ctl;    /* L0's copy of vmcb12's control area: read once, checked, used */
+	u64 vmcb12_gpa;
+	struct shadow_space *space; /* NULL: L2 runs without nested paging */
+	struct npt_mode npt_mode;   /* L1's paging mode at its VMRUN */
+	u32 no_npt_vasid;           /* L1's ASID whose translations ASID_L2_NO_NPT holds */
+	u64 injected_exit;          /* EVENTINJ of vmcb12 was injected after this exit (a value of vcpu.exits) */
+	u64 hole_map[IOPM_BYTES / 8] ALIGNED(4096); /* an IOPM that overlaps our memory, as L1 would see it */
+};
+
+struct vcpu {
+	u64 gpr[GPR_COUNT];   /* of the running level */
+	u64 vmcb_hpa;         /* of `vmcb` */
+	struct vmcb *vmcb;    /* vmcb01 or vmcb02: what VMRUN runs next */
+	struct vmcb *vmcb01;  /* L1 */
+	struct vmcb *vmcb02;  /* L2 */
+	u64 vmcb01_hpa;
+	u64 vmcb02_hpa;
+
+	/* backend clock: see hv/vmrun.asm */
+	u64 clock_start;     /* TSC at the last entry */
+	u64 clock_overhead;  /* TSC ticks of L0's own part between the two readings */
+	u64 probe_rsp;       /* not 0: the next exit returns from vmrun_probe() */
+	u64 halt_now;        /* clock.now when the guest was let into HLT */
+	u64 halt_rip;
+	struct pmu_clock clock;
+
+	bool in_l2;
+	bool gif;            /* L1's; while L2 runs it is 1 */
+	bool svme;           /* L1's EFER.SVME */
+	bool nmi_pending;    /* taken by L0 while GIF=0, owed to L1 or L2 */
+	bool has_nrips;
+	bool has_flush_by_asid;
+	bool halt_intercepted;
+	u8 phys_bits;        /* that L1 sees */
+	bool host_if;        /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
+	u8 tpr_at_clgi;
+	u32 one_shot;        /* ONE_SHOT_*: set up for the next exit only */
+	u32 insn_length;     /* of the instruction that exited; 0: not looked up yet */
+	u32 insn_prefixes;   /* INSN_PREFIX_*, valid after svm_operand() */
+	u32 backend;         /* enum tally_backend */
+	u64 guest_efer_mask; /* EFER bits that exist here */
+	u64 vm_cr;           /* L1's */
+	u64 hsave_pa;        /* L1's */
+	u32 l0_intercepts[6]; /* what L0 wants from any guest */
+	struct vmrun_limits limits;
+	struct guest_memory mem;
+	struct range hole;   /* hpa = gpa of our own memory */
+	struct nested nested;
+	struct shadow shadow;
+	struct pmu pmu;
+	struct pmu_guest_only guest_only;
+	u32 unsupported_logged; /* counters whose unsupported selector was named in the log */
+
+	/* ONE_SHOT_HOLE: the entries that are writable now, what they go back to, and the guest's own TF */
+	u64 *hole_leaf[HOLE_LEAVES];
+	u64 hole_leaf_was[HOLE_LEAVES];
+	unsigned int hole_leaves;
+	bool hole_tf;
+
+	u64 exits;
+	u64 transitions;
+	u64 svme_toggles;
+	u64 hole_accesses;
+	struct exit_record history[EXIT_HISTORY];
+};
+
+/* What an exit handler wants done; applied in one place, vcpu_exit(). */
+enum verdict {
+	RESUME,       /* as is */
+	ADVANCE,      /* past the instruction, which retires */
+	REFLECT_L1,   /* L2's exit becomes a #VMEXIT of L1's */
+	STOP,         /* this level cannot go on: logged, and the machine is shut down as a real one would be */
+	INJECT = 0x100, /* | vector, and | INJECT_ERROR for an error code of 0 */
+	INJECT_ERROR = 0x200,
+	INJECT_GP = INJECT | INJECT_ERROR | 13,
+	INJECT_UD = INJECT | 6,
+};
+
+/* vmrun.asm */
+NORETURN void vmrun_loop(struct vcpu *v);
+void vmrun_probe(struct vcpu *v);
+void nmi_window(void);
+extern u8 nmi_seen;
+
+/* exit.c */
+void vcpu_exit(struct vcpu *v);
+const char *exit_name(u64 code);
+unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n);
+/* Moves RIP past the instruction that exited; it has not retired yet. For handlers whose instruction ends in another
+ * state than it began; they return RESUME, after vcpu_inject_db() if RFLAGS.TF is set. */
+void vcpu_skip(struct vcpu *v);
+void vcpu_inject_db(struct vcpu *v);
+NORETURN void vcpu_shutdown(struct vcpu *v, const char *why);
+
+/* True if [gpa, gpa + bytes) touches our memory; then it is counted and logged with `what`. */
+bool vcpu_names_hole(struct vcpu *v, u64 gpa, u64 bytes, const char *what);
+
+/* Lets the guest take GIF=1 or 0: interrupt masking, TPR and NMIs follow (docs/architecture.md). */
+void vcpu_set_gif(struct vcpu *v, bool gif);
+
+/* exit_cpu.c */
+/* Undoes what was set up for one exit; true if that exit is dealt with. */
+bool vcpu_end_one_shot(struct vcpu *v);
+/* The running VMCB's intercepts: L0's, and for L2 those of vmcb12. */
+void vcpu_reset_intercepts(struct vcpu *v);
+
+/* hole.c */
+void hole_write(struct vcpu *v, u64 *leaf);
+void hole_step_end(struct vcpu *v);
+
+/* exit families */
+u32 exit_cpuid(struct vcpu *v);
+u32 exit_msr(struct vcpu *v);
+u32 exit_rdpmc(struct vcpu *v);
+u32 exit_halt(struct vcpu *v);
+u32 exit_vmmcall(struct vcpu *v);
+u32 exit_vmload(struct vcpu *v);
+u32 exit_vmsave(struct vcpu *v);
+u32 exit_stgi(struct vcpu *v);
+u32 exit_clgi(struct vcpu *v);
+u32 exit_skinit(struct vcpu *v);
+u32 exit_invlpga(struct vcpu *v);
+u32 exit_vmrun(struct vcpu *v);
+u32 exit_npf(struct vcpu *v);
+u32 exit_db(struct vcpu *v);
+u32 exit_nmi(struct vcpu *v);
+u32 exit_intr(struct vcpu *v);
+u32 exit_cr8_write(struct vcpu *v);
+u32 exit_shutdown(struct vcpu *v);
+
+/* rAX of an SVM instruction as an address: RAX cut to the address size (APM2 §15.5.1). */
+u64 svm_operand(struct vcpu *v);
+/* Where rAX may not name a VMCB: unaligned, beyond the CPU's address size, or in our memory. */
+bool svm_bad_vmcb(struct vcpu *v, u64 gpa, const char *what);
+
+/* nested.c */
+void nested_init(struct vcpu *v);
+bool nested_wants(struct vcpu *v, u64 code);
+void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2);
+void nested_intercept_cr8(struct vcpu *v);
+/* EXITINTINFO of the exit; types as on silicon. */
+u64 exit_int_info(const struct vcpu *v);
+/* Whether the event in EXITINTINFO is the one that L1 injected, as opposed to one that L2 raised. */
+bool nested_event_is_injected(const struct vcpu *v);
+
+/* backend.c */
+void backend_init(struct vcpu *v, const struct config *config);
+/* After a selector write: commits it, and notes in the log, once per counter, what this backend cannot count. */
+void backend_selector_written(struct vcpu *v);
+void nested_intercept_pmu(bool counters);
+void vcpu_set_l0_intercept(struct vcpu *v, unsigned int bit, bool on);
+
+/* An instruction that L0 emulated retires, at the CPL and in the state that the current VMCB shows. */
+static ALWAYS_INLINE void vcpu_retire(struct vcpu *v)
+{
+	if (likely(v->backend != TALLY_BACKEND_GUEST_ONLY))
+		pmu_clock_retire(&v->clock);
+	else
+		pmu_guest_only_retire(&v->guest_only, v->vmcb->save.cpl);
+}
+
+static ALWAYS_INLINE u64 gpr_pair(const struct vcpu *v)
+{
+	return (u32)v->vmcb->save.rax | v->gpr[GPR_RDX] << 32;
+}
+
+static ALWAYS_INLINE void set_gpr_pair(struct vcpu *v, u64 value)
+{
+	v->vmcb->save.rax = (u32)value;
+	v->gpr[GPR_RDX] = value >> 32;
+}
+
+/* RFLAGS.IF of L0 at VMRUN; harmless in L0 because GIF is 0. Set well before VMRUN: its STI shadow must not reach the
+ * guest. */
+static ALWAYS_INLINE void vcpu_set_host_if(struct vcpu *v, bool host_if)
+{
+	if (v->host_if == host_if)
+		return;
+	v->host_if = host_if;
+	if (host_if)
+		cpu_sti();
+	else
+		cpu_cli();
+}
+
+static ALWAYS_INLINE void set_eventinj(struct vmcb *vmcb, u64 event)
+{
+	vmcb->control.event_inj = event;
+}
+
+#endif

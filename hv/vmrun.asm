@@ -1,0 +1,266 @@
+; SPDX-License-Identifier: MIT
+;
+; The way into and out of the guest, and the entry points of the core.
+;
+; RSP points at struct vcpu at VMRUN, and #VMEXIT restores it: that is how the CPU finds its data. The stack grows down
+; from there. GIF is 0 throughout L0. FS, GS, TR, LDTR, SYSCALL and SYSENTER MSRs and the FPU stay the guest's: L0 uses
+; none of them. APM2 §15.5, §15.6.
+
+%include "asm-offsets.inc"
+
+bits 64
+default rel
+
+%define GPR(n) [rsp + VCPU_GPR + 8 * (n)]
+
+%macro LOAD_GUEST 0
+	mov	rcx, GPR(1)
+	mov	rdx, GPR(2)
+	mov	rbx, GPR(3)
+	mov	rbp, GPR(5)
+	mov	rsi, GPR(6)
+	mov	rdi, GPR(7)
+	mov	r8, GPR(8)
+	mov	r9, GPR(9)
+	mov	r10, GPR(10)
+	mov	r11, GPR(11)
+	mov	r12, GPR(12)
+	mov	r13, GPR(13)
+	mov	r14, GPR(14)
+	mov	r15, GPR(15)
+%endmacro
+
+%macro SAVE_GUEST 0
+	mov	GPR(1), rcx
+	mov	GPR(2), rdx
+	mov	GPR(3), rbx
+	mov	GPR(5), rbp
+	mov	GPR(6), rsi
+	mov	GPR(7), rdi
+	mov	GPR(8), r8
+	mov	GPR(9), r9
+	mov	GPR(10), r10
+	mov	GPR(11), r11
+	mov	GPR(12), r12
+	mov	GPR(13), r13
+	mov	GPR(14), r14
+	mov	GPR(15), r15
+%endmacro
+
+section .text
+
+extern vcpu_exit, core_main, fault
+
+; NORETURN void vmrun_loop(struct vcpu *)
+;
+; While a counter of the backend `clock` runs, the TSC is read at a fixed number of instructions before and after the
+; guest; clock_overhead is that number, measured at boot by vmrun_probe() on this very path. So clock.now advances by
+; what the guest executed, and by nothing of L0's.
+global vmrun_loop
+vmrun_loop:
+	mov	rsp, rdi
+.enter:
+	cmp	qword [rsp + VCPU_CLOCK_COUNTING], 0
+	jne	.start_clock
+.go:
+	LOAD_GUEST
+	mov	rax, [rsp + VCPU_VMCB_HPA]
+	vmrun
+	SAVE_GUEST
+	mov	rdi, rsp
+	cmp	qword [rsp + VCPU_CLOCK_COUNTING], 0
+	jne	.stop_clock
+	call	vcpu_exit
+	jmp	.enter
+
+.start_clock:
+	rdtsc
+	shl	rdx, 32
+	or	rax, rdx
+	mov	[rsp + VCPU_CLOCK_START], rax
+	jmp	.go
+
+.stop_clock:
+	rdtsc
+	shl	rdx, 32
+	or	rax, rdx
+	sub	rax, [rsp + VCPU_CLOCK_START]
+	sub	rax, [rsp + VCPU_CLOCK_OVERHEAD]
+	add	[rsp + VCPU_CLOCK_NOW], rax
+	cmp	qword [rsp + VCPU_PROBE_RSP], 0
+	jne	.probed
+	call	vcpu_exit
+	jmp	.enter
+
+.probed:
+	mov	rsp, [rsp + VCPU_PROBE_RSP]
+	pop	r15
+	pop	r14
+	pop	r13
+	pop	r12
+	pop	rbp
+	pop	rbx
+	ret
+
+; void vmrun_probe(struct vcpu *): one round of the loop above, with the clock on, and back.
+global vmrun_probe
+vmrun_probe:
+	push	rbx
+	push	rbp
+	push	r12
+	push	r13
+	push	r14
+	push	r15
+	mov	[rdi + VCPU_PROBE_RSP], rsp
+	jmp	vmrun_loop
+
+; s64 core_entry(const struct handoff *): on the loader's stack and on page tables that map both sides.
+; Where the core takes over, nothing returns from here: the caller goes on as L1, with RAX = 0.
+global core_entry
+core_entry:
+	pushfq
+	push	rbx
+	push	rbp
+	push	r12
+	push	r13
+	push	r14
+	push	r15
+	mov	rsi, rsp		; struct entry_frame
+	mov	rbx, rsp
+	lea	rsp, [boot_stack_end]
+	call	core_main		; returns only if it refuses
+	mov	rsp, rbx
+	pop	r15
+	pop	r14
+	pop	r13
+	pop	r12
+	pop	rbp
+	pop	rbx
+	popfq
+	ret
+
+; void load_tables(u64 cr3, struct descriptor_table *gdt, struct descriptor_table *idt): the core's own world.
+global load_tables
+load_tables:
+	mov	cr3, rdi
+	lgdt	[rsi]
+	lidt	[rdx]
+	mov	eax, 0x10
+	mov	ds, eax
+	mov	es, eax
+	mov	ss, eax
+	lea	rax, [.reload]
+	push	0x08
+	push	rax
+	retfq
+.reload:
+	ret
+
+; void nmi_window(void): lets one pending NMI in. Only here is GIF=1 in L0; IF=0.
+global nmi_window
+nmi_window:
+	stgi
+	nop
+	nop
+	clgi
+	ret
+
+; The NMI goes to the guest, by EVENTINJ. It is left without IRET, so that the CPU keeps further NMIs blocked
+; until the guest's own handler does its IRET: EVENTINJ alone would not block them (APM2 §15.20).
+nmi_entry:
+	mov	byte [nmi_seen], 1
+	mov	rax, [rsp]
+	mov	rsp, [rsp + 24]
+	jmp	rax
+
+; Exceptions in L0. Frame: the pushed GPRs, vector, error code, RIP, CS, RFLAGS, RSP, SS (struct fault_frame).
+%macro FAULT 1
+fault_entry_%1:
+%if !(%1 == 8 || (%1 >= 10 && %1 <= 14) || %1 == 17 || %1 == 21 || %1 == 29 || %1 == 30)
+	push	0
+%endif
+	push	%1
+	jmp	fault_common
+%endmacro
+
+%assign vector 0
+%rep 32
+	FAULT vector
+%assign vector vector + 1
+%endrep
+
+fault_common:
+	push	rax
+	push	rcx
+	push	rdx
+	push	rbx
+	push	rbp
+	push	rsi
+	push	rdi
+	push	r8
+	push	r9
+	push	r10
+	push	r11
+	push	r12
+	push	r13
+	push	r14
+	push	r15
+	cld
+	mov	rdi, rsp
+	call	fault			; returns if RIP was moved to a fixup
+	pop	r15
+	pop	r14
+	pop	r13
+	pop	r12
+	pop	r11
+	pop	r10
+	pop	r9
+	pop	r8
+	pop	rdi
+	pop	rsi
+	pop	rbp
+	pop	rbx
+	pop	rdx
+	pop	rcx
+	pop	rax
+	add	rsp, 16
+	iretq
+
+; What the probe's guest runs: a count of instructions known to the last, then an intercepted one. n NOPs after a jump.
+%macro STUB 1
+global stub_%1
+stub_%1:
+	times %1 nop
+	vmmcall
+%endmacro
+	STUB 0
+	STUB 1
+	STUB 100
+	STUB 1000
+
+; extern const u64 fault_entries[32]: relocated like all pointers.
+section .data.rel.ro
+global fault_entries
+fault_entries:
+%assign vector 0
+%rep 32
+%if vector == 2
+	dq	nmi_entry
+%else
+	dq	fault_entry_ %+ vector
+%endif
+%assign vector vector + 1
+%endrep
+
+section .data
+global nmi_seen
+nmi_seen:
+	db	0
+
+section .bss
+alignb 16
+boot_stack:
+	resb	16384
+boot_stack_end:
+
+section .note.GNU-stack noalloc noexec nowrite progbits
