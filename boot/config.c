@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: MIT */
+#include "boot/config.h"
+
+#define LISTED_PROBLEMS 4
+
+struct choice {
+	const char *name;
+	u32 value;
+};
+
+static const struct choice log_choices[] = {
+	{"ring", LOG_RING}, {"com1", LOG_COM1}, {"com2", LOG_COM2}, {"debugcon", LOG_DEBUGCON}, {NULL, 0}};
+static const struct choice svme0_choices[] = {{"stop", SVME0_STOP}, {"count", SVME0_COUNT}, {NULL, 0}};
+static const struct choice pmu_choices[] = {
+	{"auto", PMU_AUTO}, {"guest-only", PMU_GUEST_ONLY}, {"clock", PMU_CLOCK}, {"off", PMU_OFF}, {NULL, 0}};
+static const struct choice smp_choices[] = {{"refuse", 0}, {"ignore", 1}, {NULL, 0}};
+
+struct parser {
+	const char *source;
+	struct config_reporter *reporter;
+	int problems;
+	char text[160];
+	size_t used;
+};
+
+static void put(struct parser *p, const char *s, size_t n)
+{
+	while (n-- && *s && p->used < sizeof(p->text) - 1)
+		p->text[p->used++] = *s++;
+	p->text[p->used] = 0;
+}
+
+static void put_text(struct parser *p, const char *s)
+{
+	put(p, s, sizeof(p->text));
+}
+
+static void put_number(struct parser *p, unsigned int n)
+{
+	char digits[12];
+	size_t at = sizeof(digits);
+
+	digits[--at] = 0;
+	do
+		digits[--at] = (char)('0' + n % 10);
+	while (n /= 10);
+	put_text(p, digits + at);
+}
+
+static void begin(struct parser *p, unsigned int line)
+{
+	p->used = 0;
+	put_text(p, p->source);
+	if (line) {
+		put_text(p, ":");
+		put_number(p, line);
+	}
+	put_text(p, ": ");
+}
+
+static void end(struct parser *p)
+{
+	if (++p->problems <= LISTED_PROBLEMS)
+		p->reporter->report(p->reporter, p->text);
+}
+
+static bool equal(const char *s, size_t n, const char *word)
+{
+	size_t i;
+
+	for (i = 0; i < n && word[i]; i++)
+		if (s[i] != word[i])
+			return false;
+	return i == n && !word[i];
+}
+
+static void bad_value(struct parser *p, unsigned int line, const char *key, size_t key_bytes,
+		      const char *value, size_t value_bytes, const struct choice *choices)
+{
+	begin(p, line);
+	put(p, key, key_bytes);
+	put_text(p, "=");
+	put(p, value, value_bytes < 24 ? value_bytes : 24);
+	put_text(p, " is not known, it stays as it was; possible:");
+	for (; choices->name; choices++) {
+		put_text(p, " ");
+		put_text(p, choices->name);
+	}
+	end(p);
+}
+
+/* One `key=value` without surrounding blanks. */
+static void setting(struct parser *p, struct boot_config *config, unsigned int line, const char *s, size_t n)
+{
+	u32 smp = config->smp_ignore;
+	const struct {
+		const char *key;
+		const struct choice *choices;
+		u32 *value;
+	} keys[] = {
+		{"log", log_choices, &config->core.log},
+		{"svme0", svme0_choices, &config->core.svme0},
+		{"pmu", pmu_choices, &config->core.pmu},
+		{"smp", smp_choices, &smp},
+	};
+	size_t key_bytes = 0, value_bytes;
+	const char *value;
+
+	while (key_bytes < n && s[key_bytes] != '=')
+		key_bytes++;
+	if (key_bytes == n) {
+		begin(p, line);
+		put_text(p, "'");
+		put(p, s, n < 24 ? n : 24);
+		put_text(p, "' is not of the form key=value, ignored");
+		end(p);
+		return;
+	}
+	value = s + key_bytes + 1;
+	value_bytes = n - key_bytes - 1;
+
+	if (equal(s, key_bytes, "next")) {
+		if (value_bytes >= CONFIG_NEXT_MAX) {
+			begin(p, line);
+			put_text(p, "the path of next= is over 255 characters, ignored");
+			end(p);
+			return;
+		}
+		for (size_t i = 0; i < value_bytes; i++)
+			config->next[i] = value[i] == '/' ? '\\' : value[i];
+		config->next[value_bytes] = 0;
+		return;
+	}
+	for (size_t k = 0; k < ARRAY_SIZE(keys); k++) {
+		if (!equal(s, key_bytes, keys[k].key))
+			continue;
+		for (const struct choice *c = keys[k].choices; c->name; c++) {
+			if (equal(value, value_bytes, c->name)) {
+				*keys[k].value = c->value;
+				config->smp_ignore = smp;
+				return;
+			}
+		}
+		bad_value(p, line, s, key_bytes, value, value_bytes, keys[k].choices);
+		return;
+	}
+	begin(p, line);
+	put_text(p, "unknown key '");
+	put(p, s, key_bytes < 24 ? key_bytes : 24);
+	put_text(p, "', ignored; known: log svme0 pmu smp next");
+	end(p);
+}
+
+static bool is_text(const char *text, size_t bytes)
+{
+	for (size_t i = 0; i < bytes; i++)
+		if ((text[i] < 0x20 || text[i] > 0x7e) && text[i] != '\n' && text[i] != '\r' && text[i] != '\t')
+			return false;
+	return true;
+}
+
+static bool blank(char c)
+{
+	return c == ' ' || c == '\t' || c == '\r';
+}
+
+void config_default(struct boot_config *config)
+{
+	config->core = (struct config){.log = LOG_RING, .svme0 = SVME0_STOP, .pmu = PMU_AUTO};
+	config->smp_ignore = false;
+	config->next[0] = 0;
+}
+
+int config_parse(struct boot_config *config, const char *source, const char *text, size_t bytes,
+		 struct config_reporter *reporter)
+{
+	struct parser p = {.source = source, .reporter = reporter};
+	unsigned int line = 1;
+
+	if (bytes > CONFIG_MAX_BYTES || !is_text(text, bytes)) {
+		begin(&p, 0);
+		put_text(&p, bytes > CONFIG_MAX_BYTES ? "is over 64 KiB" : "is not plain ASCII text");
+		put_text(&p, ", ignored as a whole; defaults apply");
+		end(&p);
+		return p.problems;
+	}
+	for (size_t at = 0; at < bytes; line++) {
+		size_t start = at, stop;
+
+		while (at < bytes && text[at] != '\n')
+			at++;
+		stop = at++;
+		while (start < stop && blank(text[start]))
+			start++;
+		while (stop > start && blank(text[stop - 1]))
+			stop--;
+		if (start < stop && text[start] != '#')
+			setting(&p, config, line, text + start, stop - start);
+	}
+	if (p.problems > LISTED_PROBLEMS) {
+		begin(&p, 0);
+		put_text(&p, "and ");
+		put_number(&p, (unsigned int)(p.problems - LISTED_PROBLEMS));
+		put_text(&p, " more problems");
+		reporter->report(reporter, p.text);
+	}
+	return p.problems;
+}

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT */
+/* Places the resident core in memory and gives it the CPU. */
+#include "boot/boot.h"
+#include "abi/handoff.h"
+#include "x86/cr.h"
+
+extern const u8 core_image[], core_image_end[];
+
+struct rela {
+	u64 offset;
+	u64 info;
+	s64 addend;
+};
+
+#define R_X86_64_RELATIVE 8
+
+static u64 read_cr3(void)
+{
+	u64 value;
+
+	asm volatile("mov %%cr3, %0" : "=r"(value));
+	return value;
+}
+
+static void write_cr3(u64 value)
+{
+	asm volatile("mov %0, %%cr3" : : "r"(value) : "memory");
+}
+
+/* `bytes` of zeroed reserved memory below 4 GByte, aligned to 2 MByte. 0 if there is none. */
+static u64 allocate_region(u64 bytes)
+{
+	UINTN pages = bytes / PAGE_SIZE, spare = PAGE_2M / PAGE_SIZE, before;
+	EFI_PHYSICAL_ADDRESS base = 0xffffffff, start;
+
+	/* reserved: stays in the OS' memory map, not remapped by SetVirtualAddressMap, never reclaimed */
+	if (EFI_ERROR(BS->AllocatePages(AllocateMaxAddress, EfiReservedMemoryType, pages + spare, &base)))
+		return 0;
+	start = ALIGN_UP(base, PAGE_2M);
+	before = (start - base) / PAGE_SIZE;
+	if (before)
+		BS->FreePages(base, before);
+	if (spare - before)
+		BS->FreePages(start + bytes, spare - before);
+	BS->SetMem((void *)(uintptr_t)start, bytes, 0);
+	return start;
+}
+
+static bool relocate(u8 *image, const struct image_header *header)
+{
+	const struct rela *r = (const struct rela *)(uintptr_t)(image + header->rela_start);
+	const struct rela *end = (const struct rela *)(uintptr_t)(image + header->rela_end);
+
+	for (; r < end; r++) {
+		if ((u32)r->info != R_X86_64_RELATIVE || r->offset + 8 > header->file_end)
+			return false;
+		*(u64 *)(uintptr_t)(image + r->offset) = CORE_VA + (u64)r->addend;
+	}
+	return true;
+}
+
+/*
+ * Page tables to enter the core with: the firmware's, plus the region at CORE_VA. Used for the few instructions
+ * until the core has loaded its own, and freed afterwards.
+ */
+static void map_region(u64 *tables, u64 firmware_cr3, u64 region, u64 bytes)
+{
+	u64 *pml4 = tables, *pdpt = tables + 512, *pd = tables + 1024;
+
+	BS->CopyMem(pml4, (void *)(uintptr_t)(firmware_cr3 & PTE_ADDR), PAGE_SIZE);
+	BS->SetMem(pdpt, 2 * PAGE_SIZE, 0);
+	pml4[(CORE_VA >> 39) & 511] = (u64)(uintptr_t)pdpt | PTE_P | PTE_W;
+	pdpt[(CORE_VA >> 30) & 511] = (u64)(uintptr_t)pd | PTE_P | PTE_W;
+	for (u64 at = 0; at < bytes; at += PAGE_2M)
+		pd[at / PAGE_2M] = (region + at) | PTE_P | PTE_W | PTE_PS;
+}
+
+const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits)
+{
+	const struct image_header *header = (const struct image_header *)(uintptr_t)core_image;
+	u64 bytes = ALIGN_UP(header->image_end + CORE_POOL_BYTES(phys_bits), PAGE_2M);
+	u64 region, firmware_cr3 = read_cr3();
+	EFI_PHYSICAL_ADDRESS tables;
+	struct handoff handoff;
+	core_entry_fn *entry;
+	s64 status;
+
+	if (header->magic != IMAGE_MAGIC || (u64)(core_image_end - core_image) < header->file_end)
+		return L"the resident core in this file is damaged; build it again";
+	region = allocate_region(bytes);
+	if (!region || EFI_ERROR(BS->AllocatePages(AllocateAnyPages, EfiBootServicesData, 3, &tables)))
+		return L"no memory: some MBytes below 4 GByte are needed for the hypervisor";
+	BS->CopyMem((void *)(uintptr_t)region, (void *)(uintptr_t)core_image, header->file_end);
+	if (!relocate((u8 *)(uintptr_t)region, header))
+		return L"the resident core in this file cannot be relocated; build it again";
+	map_region((u64 *)(uintptr_t)tables, firmware_cr3, region, bytes);
+
+	handoff = (struct handoff){
+		.version = HANDOFF_VERSION,
+		.region_hpa = region,
+		.region_bytes = bytes,
+		.loader_cr3 = firmware_cr3,
+		.phys_bits = phys_bits,
+		.config = config->core,
+	};
+	entry = (core_entry_fn *)(uintptr_t)(CORE_VA + header->entry);
+	asm volatile("cli" : : : "memory");
+	write_cr3(tables);
+	status = entry(&handoff);
+	/* where the core took over, this is L1 already, with the firmware's CR3 */
+	if (status)
+		write_cr3(firmware_cr3);
+	asm volatile("sti" : : : "memory");
+	BS->FreePages(tables, 3);
+	if (!status)
+		return NULL;
+	BS->FreePages(region, bytes / PAGE_SIZE);
+	return L"the resident core refused to start; set log=com1 or log=debugcon and see what it says";
+}

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: MIT */
+/* The loader: configuration, probe, take-over, and what is started on top. Knows nothing of SVM beyond the probe. */
+#include "boot/boot.h"
+#include "abi/hypercall.h"
+
+static struct boot_config config;
+
+static void report(struct config_reporter *self, const char *text)
+{
+	(void)self;
+	Print(L"Tallyvisor: %a\r\n", text);
+}
+
+static struct config_reporter reporter = {report};
+
+/* The directory part of our own path as "\dir\" in `path`; false where the firmware gave none. */
+static bool own_directory(EFI_LOADED_IMAGE *self, CHAR16 *path, UINTN max)
+{
+	CHAR16 *own = DevicePathToStr(self->FilePath);
+	UINTN length = own ? StrLen(own) : 0;
+
+	while (length && own[length - 1] != L'\\' && own[length - 1] != L'/')
+		length--;
+	if (!length || length >= max)
+		return false;
+	BS->CopyMem(path, own, length * sizeof(CHAR16));
+	path[length] = 0;
+	FreePool(own);
+	return true;
+}
+
+static void read_config_file(EFI_LOADED_IMAGE *self)
+{
+	static const CHAR16 name[] = L"tallyvisor.cfg";
+	CHAR16 path[256];
+	EFI_FILE *root, *file;
+	UINTN bytes = CONFIG_MAX_BYTES + 1; /* one more: a file that is too long is noticed */
+	char *text;
+
+	if (!own_directory(self, path, ARRAY_SIZE(path) - ARRAY_SIZE(name)))
+		StrCpy(path, L"\\");
+	StrCat(path, name);
+	root = LibOpenRoot(self->DeviceHandle);
+	if (!root || EFI_ERROR(root->Open(root, &file, path, EFI_FILE_MODE_READ, 0)))
+		return; /* no configuration file: defaults and load options */
+	text = AllocatePool(bytes);
+	if (text && !EFI_ERROR(file->Read(file, &bytes, text)))
+		config_parse(&config, "tallyvisor.cfg", text, bytes, &reporter);
+	else
+		SAY(L"tallyvisor.cfg cannot be read, defaults apply");
+	if (text)
+		FreePool(text);
+	file->Close(file);
+	root->Close(root);
+}
+
+/* Load options are UCS-2 words; the shell puts the program's name first. One word becomes one line. */
+static void read_load_options(EFI_LOADED_IMAGE *self)
+{
+	const CHAR16 *options = self->LoadOptions;
+	UINTN length = self->LoadOptionsSize / sizeof(CHAR16), used = 0;
+	bool assignment = false;
+	char *text;
+
+	if (!options || !length)
+		return;
+	text = AllocatePool(length + 1);
+	if (!text)
+		return;
+	for (UINTN i = 0; i < length && options[i]; i++) {
+		CHAR16 c = options[i];
+
+		if (c > 0x7e || (c < 0x20 && c != L'\t')) {
+			used = 0; /* not text: some firmware puts its own data here */
+			break;
+		}
+		assignment |= c == L'=';
+		text[used++] = c == L' ' || c == L'\t' ? '\n' : (char)c;
+		if (c == L' ' && !assignment)
+			used = 0;
+	}
+	if (assignment)
+		config_parse(&config, "load options", text, used, &reporter);
+	FreePool(text);
+}
+
+static void banner(void)
+{
+	static const CHAR16 *const backends[] = {L"off", L"guest-only", L"clock"};
+	u32 eax = TALLY_CPUID_STATUS, ebx, ecx = 0, edx;
+	u32 name[13] = {0};
+
+	for (u32 i = 0; i < 3; i++)
+		asm volatile("cpuid"
+			     : "=a"(name[4 * i]), "=b"(name[4 * i + 1]), "=c"(name[4 * i + 2]),
+			       "=d"(name[4 * i + 3])
+			     : "a"(0x80000002u + i), "c"(0));
+	asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
+	Print(L"Tallyvisor %a on %a: PMU backend %s, svme0=%s", TALLY_VERSION, (char *)name,
+	      backends[ebx < 3 ? ebx : 0], ecx & 2 ? L"count" : L"stop");
+	if (ebx == TALLY_BACKEND_CLOCK && (ecx & 1))
+		Print(L", exact: %d TSC tick(s) per instruction", 1 << edx);
+	else if (ebx == TALLY_BACKEND_CLOCK)
+		Print(L", not exact: this machine has neither a PMU nor an instruction clock, so TSC ticks are "
+		      L"counted");
+	Print(L"\r\n");
+}
+
+/* Starts next= as L1; returns when that program does. */
+static EFI_STATUS start_next(EFI_HANDLE image, EFI_LOADED_IMAGE *self)
+{
+	CHAR16 path[CONFIG_NEXT_MAX];
+	EFI_DEVICE_PATH *device_path;
+	EFI_HANDLE next;
+	EFI_STATUS status;
+	UINTN i;
+
+	for (i = 0; config.next[i]; i++)
+		path[i] = (CHAR16)config.next[i];
+	path[i] = 0;
+	device_path = FileDevicePath(self->DeviceHandle, path);
+	status = device_path ? BS->LoadImage(FALSE, image, device_path, NULL, 0, &next) : EFI_OUT_OF_RESOURCES;
+	if (EFI_ERROR(status)) {
+		SAY(L"next=%s cannot be loaded (%r): a path on the volume of tallyvisor.efi to a UEFI program is "
+		    L"needed; going on without it",
+		    path, status);
+		return EFI_SUCCESS;
+	}
+	status = BS->StartImage(next, NULL, NULL);
+	if (EFI_ERROR(status))
+		SAY(L"next=%s ended with %r", path, status);
+	return EFI_SUCCESS;
+}
+
+EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system_table);
+
+EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system_table)
+{
+	EFI_GUID loaded_image = EFI_LOADED_IMAGE_PROTOCOL_GUID;
+	EFI_LOADED_IMAGE *self;
+	const CHAR16 *why;
+	u8 phys_bits;
+
+	InitializeLib(image, system_table);
+	config_default(&config);
+	if (EFI_ERROR(BS->HandleProtocol(image, &loaded_image, (void **)&self))) {
+		SAY(L"the firmware gives no LoadedImage protocol, not started");
+		return EFI_UNSUPPORTED;
+	}
+	read_config_file(self);
+	read_load_options(self);
+
+	why = probe_cpu(&phys_bits);
+	if (!why)
+		why = probe_smp(&config);
+	if (!why)
+		why = core_start(&config, phys_bits);
+	if (why) {
+		SAY(L"not started: %s", why);
+		return EFI_UNSUPPORTED;
+	}
+	banner();
+	return config.next[0] ? start_next(image, self) : EFI_SUCCESS;
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT */
+#include "boot/boot.h"
+#include "x86/cpuid.h"
+#include "x86/cr.h"
+#include "x86/msr.h"
+
+struct leaf {
+	u32 eax, ebx, ecx, edx;
+};
+
+static struct leaf cpuid(u32 leaf)
+{
+	struct leaf l;
+
+	asm volatile("cpuid" : "=a"(l.eax), "=b"(l.ebx), "=c"(l.ecx), "=d"(l.edx) : "a"(leaf), "c"(0));
+	return l;
+}
+
+static u64 rdmsr(u32 msr)
+{
+	u32 lo, hi;
+
+	asm volatile("rdmsr" : "=a"(lo), "=d"(hi) : "c"(msr));
+	return lo | (u64)hi << 32;
+}
+
+static u64 read_cr4(void)
+{
+	u64 value;
+
+	asm volatile("mov %%cr4, %0" : "=r"(value));
+	return value;
+}
+
+const CHAR16 *probe_cpu(u8 *phys_bits)
+{
+	u32 max = cpuid(CPUID_EXT_MAX).eax;
+	struct leaf features;
+
+	if (max < CPUID_SVM)
+		return L"this CPU has no SVM (AMD virtualization); an AMD CPU with SVM is needed";
+	features = cpuid(CPUID_EXT_FEATURES);
+	if (!(features.ecx & CPUID_EXT1_ECX_SVM))
+		return L"this CPU has no SVM (AMD virtualization), or the machine below hides it";
+	/* APM2 §15.4: the way to find out whether the firmware has locked SVM off */
+	if (rdmsr(MSR_VM_CR) & VM_CR_SVMDIS)
+		return L"SVM is disabled by the firmware: enable \"SVM Mode\" (also called AMD-V or Secure Virtual "
+		       L"Machine) in the firmware setup";
+	if (!(cpuid(CPUID_SVM).edx & SVM_NP))
+		return L"this CPU has no nested paging (CPUID 8000_000A EDX[0])";
+	if (!(features.edx & CPUID_EXT1_EDX_PAGE1GB))
+		return L"this CPU has no 1-GByte pages (CPUID 8000_0001 EDX[26])";
+	if (!(features.edx & CPUID_EXT1_EDX_NX))
+		return L"this CPU has no no-execute pages (CPUID 8000_0001 EDX[20])";
+	if (read_cr4() & CR4_LA57)
+		return L"the firmware runs with 5-level paging, which is not supported";
+	*phys_bits = (u8)cpuid(CPUID_ADDR_SIZES).eax;
+	return NULL;
+}
+
+/* UEFI PI specification, vol. 2, §13.4; gnu-efi does not have it. */
+struct mp_services {
+	EFI_STATUS(EFIAPI *get_number_of_processors)
+	(struct mp_services *self, UINTN *number, UINTN *enabled);
+};
+
+const CHAR16 *probe_smp(const struct boot_config *config)
+{
+	EFI_GUID guid = {0x3fdda605, 0xa76e, 0x4f46, {0xad, 0x29, 0x12, 0xf4, 0x53, 0x1b, 0x3d, 0x08}};
+	struct mp_services *mp;
+	UINTN number, enabled;
+
+	/* firmware without MP Services gives no way to start another CPU before the OS does */
+	if (EFI_ERROR(BS->LocateProtocol(&guid, NULL, (void **)&mp)) ||
+	    EFI_ERROR(mp->get_number_of_processors(mp, &number, &enabled)) || enabled < 2)
+		return NULL;
+	if (config->smp_ignore) {
+		SAY(L"smp=ignore: only the boot processor is taken over, leave the other %d alone",
+		    (int)enabled - 1);
+		return NULL;
+	}
+	return L"more than one CPU is enabled and only one is supported; disable the others in the firmware "
+	       L"setup, or set smp=ignore and let the OS use one";
+}
