@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What `make run` shows: four counters of retired instructions, one for each setting of HostOnly and GuestOnly,
+ * through the phases of a hypervisor's life. Each phase executes the same known number of instructions.
+ */
+#include "abi/hypercall.h"
+#include "guest/lib/pmu.h"
+#include "guest/lib/svm.h"
+#include "guest/lib/tap.h"
+
+static struct pmu_sample sample;
+
+static void l2_sample(void)
+{
+	pmu_sample_rdpmc(&sample);
+	vmmcall();
+}
+
+static const struct phase {
+	const char *name;
+	enum pmu_mode mode;
+} phases[] = {
+	{ "L1, SVME=0", MODE_SVME0 },
+	{ "L1, SVME=1", MODE_HOST },
+	{ "L2", MODE_GUEST },
+	{ "back in L1, SVME=1", MODE_HOST },
+	{ "L1, SVME=0 again", MODE_SVME0 },
+};
+
+static u64 moved[ARRAY_SIZE(phases)][PMU_SETTINGS];
+static unsigned int cells_right;
+
+static u64 wanted(const struct phase *p, u32 counter)
+{
+	return pmu_counts(pmu_setting[counter].bits, p->mode) ? PMU_SAMPLE_INSTRUCTIONS : 0;
+}
+
+/* Without an exact clock only "moved or not" can be judged. */
+static bool right(u64 got, u64 want)
+{
+	return platform.exact ? got == want : !got == !want;
+}
+
+static void run_phase(const void *arg)
+{
+	const struct phase *p = arg;
+
+	if (p->mode == MODE_SVME0)
+		svm_disable();
+	else
+		svm_enable();
+	if (p->mode == MODE_GUEST)
+		CHECK_EQ(l2_run_from((const void *)l2_sample), VMEXIT_VMMCALL);
+	else
+		pmu_sample_rdpmc(&sample);
+	for (u32 i = 0; i < PMU_SETTINGS; i++) {
+		u64 got = pmu_moved(&sample, i);
+
+		moved[p - phases][i] = got;
+		if (tap_check(right(got, wanted(p, i)), pmu_setting[i].name))
+			cells_right++;
+		else
+			tap_equal(got, wanted(p, i), pmu_setting[i].name);
+	}
+}
+
+static void show_table(bool measured)
+{
+	print("#\n");
+	print("# %-20s", "");
+	for (u32 i = 0; i < PMU_SETTINGS; i++)
+		print("%12s", pmu_setting[i].name);
+	print("\n");
+	for (u32 p = 0; p < ARRAY_SIZE(phases); p++) {
+		bool ok = true;
+
+		print("# %-20s", phases[p].name);
+		for (u32 i = 0; i < PMU_SETTINGS; i++) {
+			if (measured)
+				print("%12lu", moved[p][i]);
+			else
+				print("%12s", "n/a");
+			ok = ok && right(moved[p][i], wanted(&phases[p], i));
+		}
+		print("%s\n", !measured ? "" : ok ? "   as the manual says" : "   WRONG");
+	}
+	print("#\n");
+}
+
+static const char *backend_name(void)
+{
+	switch (platform.backend) {
+	case TALLY_BACKEND_GUEST_ONLY:
+		return "guest-only";
+	case TALLY_BACKEND_CLOCK:
+		return "clock";
+	default:
+		return "off";
+	}
+}
+
+void guest_main(void)
+{
+	tap_plan(ARRAY_SIZE(phases));
+	note("Four counters of event C0h, retired instructions, one for each HostOnly/GuestOnly setting.");
+	note("Each phase executes %u instructions between two readings of a counter.",
+	     PMU_SAMPLE_INSTRUCTIONS);
+	if (platform.under_us)
+		note("Under Tallyvisor: PMU backend %s, %s, svme0=%s.", backend_name(),
+		     platform.exact ? "exact" : "not exact", platform.svme0_count ? "count" : "stop");
+	else
+		note("On the bare machine.");
+	if (!platform.pmu || !platform.svm) {
+		show_table(false);
+		note("This machine has no AMD PMU (CPUID 8000_0001 ECX[23]): nothing to show.");
+		tap_skip_all(platform.svm ? "no AMD PMU" : "no SVM");
+		return;
+	}
+
+	pmu_start_settings();
+	for (u32 i = 0; i < ARRAY_SIZE(phases); i++)
+		tap_run(phases[i].name, run_phase, &phases[i]);
+	pmu_stop_all();
+
+	show_table(true);
+	note("%s: %u of %u cells are as the manual's table 13-4 says%s%s.",
+	     cells_right == ARRAY_SIZE(phases) * PMU_SETTINGS ? "RIGHT" : "WRONG", cells_right,
+	     (unsigned int)(ARRAY_SIZE(phases) * PMU_SETTINGS),
+	     platform.svme0_count ? " (but for SVME=0: svme0=count)" : "",
+	     platform.exact ? ", to the instruction" : " (zero or not; no exact clock here)");
+}
