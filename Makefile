@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: MIT
+# `make help` says what there is. Everything is built under $(O).
+
+O ?= build
+ACCEL ?= tcg
+VERSION := 0.1.0
+Q := $(if $(V),,@)
+say = @printf '  %-7s %s\n' $(1) $(2)
+
+all: $(O)/tallyvisor.efi guests
+
+# --- sources -------------------------------------------------------------------------------------
+PMU := $(wildcard pmu/*.c)
+CORE := $(wildcard hv/core/*.c)
+HV := $(wildcard hv/*.c)
+BOOT := $(wildcard boot/*.c)
+GUEST_LIB := $(wildcard guest/lib/*.c)
+GUESTS := $(patsubst guest/%.c,%,$(wildcard guest/*.c))
+TESTS := $(wildcard tests/host/*.c)
+
+# --- flags ---------------------------------------------------------------------------------------
+WARN := -Wall -Wextra -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wundef -Werror
+FREE := -std=gnu11 -ffreestanding -fno-stack-protector -fno-asynchronous-unwind-tables -mno-red-zone \
+	-mgeneral-regs-only -fcf-protection=none -O2 -g $(WARN) -Iinclude -I. -MMD -MP \
+	-DTALLY_VERSION='"$(VERSION)"' $(if $(DEBUG),-DTALLY_DEBUG)
+# -fno-jump-tables: an indirect branch in the exit path costs more than the compares
+HV_FLAGS := $(FREE) -fpie -fvisibility=hidden -fno-jump-tables -fno-strict-aliasing
+EFI_INC := /usr/include/efi
+EFI_FLAGS := $(FREE) -fpic -fshort-wchar -isystem $(EFI_INC) -isystem $(EFI_INC)/x86_64
+# looked up when a rule runs, not before: gnu-efi may have been installed by this very make
+EFI_CRT = $(shell find /usr/lib -name crt0-efi-x86_64.o | head -n 1)
+EFI_LIBS = $(shell find /usr/lib -name libgnuefi.a | head -n 1)
+EFI_LD = -nostdlib -znocombreloc -shared -Bsymbolic --no-undefined --warn-common \
+	-z noexecstack -T $(dir $(EFI_CRT))elf_x86_64_efi.lds $(EFI_CRT)
+EFI_END = $(EFI_LIBS) $(dir $(EFI_LIBS))libefi.a
+EFI_COPY := objcopy -j .text -j .sdata -j .data -j .rodata -j .dynamic -j .dynsym -j '.rel*' \
+	-j .reloc --target efi-app-x86_64
+HOST_CC ?= clang
+HOST_FLAGS := -std=gnu11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all $(WARN) -Iinclude -I. -MMD -MP
+
+# --- rules ---------------------------------------------------------------------------------------
+obj = $(patsubst %,$(O)/$(1)/%.o,$(basename $(2)))
+HV_OBJ := $(call obj,hv,$(PMU) $(CORE) $(HV)) $(O)/hv/hv/vmrun.o
+BOOT_OBJ := $(call obj,efi,$(BOOT)) $(O)/efi/core.o
+LIB_OBJ := $(call obj,efi,$(GUEST_LIB)) $(patsubst %.asm,$(O)/efi/%.asm.o,$(wildcard guest/lib/*.asm))
+TEST_OBJ := $(call obj,host,$(TESTS) $(PMU) $(CORE) boot/config.c)
+
+$(O)/hv/%.o: %.c Makefile | deps
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(HV_FLAGS) -c -o $@ $<
+
+$(O)/hv/asm-offsets.inc: hv/asm/offsets.c Makefile | deps
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(HV_FLAGS) -MT $@ -MF $(O)/hv/asm-offsets.d -S -o - $< | sed -n 's/.*@@ \([A-Z0-9_]*\) [$$#]*\([0-9-]*\).*/%define \1 \2/p' > $@
+
+$(O)/hv/hv/vmrun.o: hv/vmrun.asm $(O)/hv/asm-offsets.inc
+	$(call say,ASM,$<)
+	@mkdir -p $(@D)
+	$(Q)nasm -f elf64 -I $(O)/hv/ -o $@ $<
+
+$(O)/core.elf: $(HV_OBJ) linker.ld
+	$(call say,LD,$@)
+	$(Q)ld -pie --no-dynamic-linker -z noexecstack -z max-page-size=4096 -z text --no-undefined \
+		-T linker.ld -o $@ $(HV_OBJ)
+
+$(O)/core.bin: $(O)/core.elf
+	$(Q)objcopy -O binary -j .text -j .rodata -j .data.rel.ro -j .rela.dyn -j .rodata.end -j .data -j .dynamic $< $@
+
+$(O)/efi/core.o: boot/core.asm $(O)/core.bin
+	@mkdir -p $(@D)
+	$(Q)nasm -f elf64 -I $(O)/ -o $@ $<
+
+$(O)/efi/%.o: %.c Makefile | deps
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(EFI_FLAGS) -c -o $@ $<
+
+$(O)/efi/%.asm.o: %.asm Makefile | deps
+	$(call say,ASM,$<)
+	@mkdir -p $(@D)
+	$(Q)nasm -f elf64 -I $(<D)/ -MD $@.d -o $@ $<
+
+$(O)/tallyvisor.so: $(BOOT_OBJ)
+	$(Q)ld $(EFI_LD) -o $@ $^ $(EFI_END)
+
+$(O)/tallyvisor.efi: $(O)/tallyvisor.so
+	$(call say,EFI,$@)
+	$(Q)$(EFI_COPY) $< $@
+
+$(O)/guest/%.so: $(O)/efi/guest/%.o $(LIB_OBJ)
+	@mkdir -p $(@D)
+	$(Q)ld $(EFI_LD) -o $@ $^ $(EFI_END)
+
+$(O)/guest/%.efi: $(O)/guest/%.so
+	$(call say,EFI,$@)
+	$(Q)$(EFI_COPY) $< $@
+
+guests: $(GUESTS:%=$(O)/guest/%.efi)
+
+$(O)/host/%.o: %.c Makefile | deps-host
+	$(call say,HOSTCC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(HOST_CC) $(HOST_FLAGS) -c -o $@ $<
+
+$(O)/host/tests: $(TEST_OBJ)
+	$(Q)$(HOST_CC) -fsanitize=address,undefined -o $@ $^
+
+# --- what a person calls -------------------------------------------------------------------------
+run: all | deps-qemu ## boot the demo in QEMU: hypervisor, L1, L2 and four counters
+	$(Q)tools/demo $(O)
+
+test: test-host test-qemu bench ## prove everything but the Linux boots (test-host + test-qemu + bench)
+
+test-host: $(O)/host/tests ## pure code under ASan and UBSan, on this machine
+	$(Q)$(O)/host/tests
+	$(Q)CC=$(CC) tests/host/trigger-cost
+
+test-qemu: all | deps-qemu ## every guest in QEMU, bare and under Tallyvisor
+	$(Q)O=$(O) tests/qemu/run
+
+bench: all | deps-qemu ## instructions per exit, and their limits
+	$(Q)O=$(O) tests/qemu/bench
+
+test-linux: all | deps-qemu deps-linux ## stock GRUB and Debian kernels with perf on top
+	$(Q)O=$(O) tests/linux/run
+
+check: | deps deps-check ## include directions, purity, format, clang-tidy, cppcheck, gcc and clang
+	$(Q)O=$(O) tests/check
+
+format: | deps-check ## put all C files into the project's format
+	$(Q)clang-format -i $$(git ls-files '*.c' '*.h')
+
+image: $(O)/tallyvisor.efi $(O)/guest/demo.efi | deps-qemu ## a USB image with the demo: build/tallyvisor.img
+	$(Q)tools/mkimage $(O)/tallyvisor.img EFI/BOOT/BOOTX64.EFI=$(O)/tallyvisor.efi \
+		EFI/BOOT/tallyvisor.cfg=boot/tallyvisor.cfg guest/demo.efi=$(O)/guest/demo.efi
+
+debug: all | deps-qemu ## the demo, stopped before its first instruction, with QEMU's gdb server on :1234
+	$(Q)tools/demo $(O) -s -S
+
+clean: ## remove everything that was built
+	rm -rf $(O)
+
+help: ## this
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@echo '  variables: O=build  V=1 (show commands)  DEBUG=1  CC=clang  ACCEL=kvm  QEMU=program  OVMF=file'
+
+# What is missing on this machine is installed, or the one command for it is printed.
+deps:
+	@tools/setup build
+deps-%:
+	@tools/setup $*
+
+.PHONY: all guests run test test-host test-qemu test-linux bench check format image debug clean help deps
+.SECONDARY:
+export ACCEL QEMU OVMF
+-include $(shell find $(O) -name '*.d' 2>/dev/null)
