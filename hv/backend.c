@@ -57,14 +57,15 @@ static void begin_stubs(struct vcpu *v)
 	s->dr7 = DR7_RESET;
 	v->vmcb = &stub_vmcb;
 	v->vmcb_hpa = memory_hpa(&stub_vmcb);
-	v->clock.counting = 1; /* the clock's part of the run loop is what the stubs return from */
+	v->clock.counting = 1; /* take the way through the run loop that reads the TSC */
+	v->on_exit = exit_probed;
 }
 
 static void end_stubs(struct vcpu *v)
 {
 	v->vmcb = v->vmcb01;
 	v->vmcb_hpa = v->vmcb01_hpa;
-	v->probe_rsp = 0;
+	v->on_exit = exit_special;
 	v->clock.counting = 0;
 	v->clock.now = 0;
 }

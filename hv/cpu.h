@@ -19,6 +19,12 @@ static ALWAYS_INLINE struct cpuid_leaf cpu_cpuid(u32 leaf, u32 subleaf)
 	return l;
 }
 
+/* The same for the exit path: the CPU clears bits 63:32 of all four, and the compiler need not do it again. */
+static ALWAYS_INLINE void cpu_cpuid64(u64 *rax, u64 *rbx, u64 *rcx, u64 *rdx)
+{
+	asm volatile("cpuid" : "+a"(*rax), "=b"(*rbx), "+c"(*rcx), "=d"(*rdx));
+}
+
 static ALWAYS_INLINE u64 cpu_rdmsr(u32 msr)
 {
 	u32 lo, hi;

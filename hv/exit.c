@@ -13,8 +13,7 @@
 
 struct exit_entry {
 	u32 (*handle)(struct vcpu *v);
-	u32 opcode, mask; /* the instruction without prefixes, little endian */
-	u32 length;
+	u32 opcode, mask, length;
 };
 
 /* exits that are not an instruction's, or of one that is always decoded */
@@ -23,7 +22,7 @@ struct exit_entry {
 #define TWO(byte) .opcode = 0x0f | (byte) << 8, .mask = 0xffff, .length = 2
 #define SVM(byte) .opcode = 0x010f | (byte) << 16, .mask = 0xffffff, .length = 3
 
-/* Indexed by exit code; NPF is apart. Without NRIPS the opcode is compared with memory, see insn_length_fast(). */
+/* Indexed by exit code; NPF is apart. Without NRIPS the opcode is compared with memory. */
 static const struct exit_entry exits[] = {
 	[VMEXIT_CR_WRITE(8)] = {exit_cr8_write, NO_LENGTH},
 	[VMEXIT_EXCEPTION(VEC_DB)] = {exit_db, NO_LENGTH},
@@ -46,8 +45,6 @@ static const struct exit_entry exits[] = {
 	[VMEXIT_MWAIT] = {exit_halt, SVM(0xc9)},
 };
 
-static const struct exit_entry npf_entry = {exit_npf, NO_LENGTH};
-static const struct exit_entry no_entry = {NULL, NO_LENGTH};
 
 const char *exit_name(u64 code)
 {
@@ -68,13 +65,6 @@ const char *exit_name(u64 code)
 	}
 }
 
-static ALWAYS_INLINE const struct exit_entry *entry_of(u64 code)
-{
-	if (likely(code < ARRAY_SIZE(exits)))
-		return &exits[code];
-	return code == VMEXIT_NPF ? &npf_entry : &no_entry;
-}
-
 static ALWAYS_INLINE bool is_64bit(const struct vmcb_save *s)
 {
 	return (s->cs.attrib & SEG_ATTR_L) && (s->efer & EFER_LMA);
@@ -87,13 +77,12 @@ static enum insn_mode insn_mode_of(const struct vmcb_save *s)
 	return s->cs.attrib & SEG_ATTR_DB ? INSN_32 : INSN_16;
 }
 
-/* Instruction bytes at the running guest's CS:RIP. Returns how many could be read. */
 unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n)
 {
 	const struct vmcb_save *s = &v->vmcb->save;
 	struct walk_state state = {s->cr0, s->cr3, s->cr4, s->efer};
 	u64 linear = is_64bit(s) ? s->rip : (u32)(s->cs.base + s->rip);
-	bool nested_paging = v->in_l2 && v->nested.space;
+	bool nested_paging = vcpu_in_l2(v) && v->nested.space;
 
 	return walk_fetch(&v->mem, &state, nested_paging ? &v->nested.npt_mode : NULL, v->nested.ctl.nested_cr3,
 			  linear, buf, n);
@@ -108,63 +97,122 @@ static int insn_decode(struct vcpu *v, struct insn *insn)
 	return insn_length(bytes, n, insn_mode_of(&v->vmcb->save), insn);
 }
 
-static NOINLINE unsigned int insn_length_slow(struct vcpu *v, const struct exit_entry *e)
+/* Sets next_rip and insn_prefixes. */
+static NOINLINE void locate_decode(struct vcpu *v, const struct exit_slot *slot)
 {
+	struct vmcb_save *s = &v->vmcb->save;
+	unsigned int length = slot->length;
 	struct insn insn;
 
+	v->insn_prefixes = 0;
 	if (!insn_decode(v, &insn)) {
 		v->insn_prefixes = insn.prefixes;
-		return insn.length;
+		length = insn.length;
+	} else if (slot->length) {
+		/* L1 changed the code or its mapping after the CPU fetched it */
+		log_guest("event=undecodable rip=%lx exit=%s", s->rip, exit_name(v->vmcb->control.exit_code));
 	}
-	/* L1 changed the code or its mapping after the CPU fetched it */
-	log_guest("event=undecodable rip=%lx exit=%s", v->vmcb->save.rip,
-		  exit_name(v->vmcb->control.exit_code));
-	return e->length;
+	v->next_rip = s->rip + length;
+	if (!is_64bit(s))
+		v->next_rip = (u32)v->next_rip;
 }
 
-/* The ordinary case, on every exit of a CPU without NRIPS: 64-bit L1 and no prefixes. */
-static ALWAYS_INLINE unsigned int insn_length_fast(struct vcpu *v, const struct exit_entry *e)
+/* An unprefixed instruction in 64-bit mode is entered in the cache; all else is decoded every time. */
+static NOINLINE void locate_walk(struct vcpu *v, struct exit_slot *slot)
 {
 	const struct vmcb_save *s = &v->vmcb->save;
-	u64 gpa;
+	struct fetch_cache *cache = &slot->cache;
+	u64 table = s->cr3 & PTE_ADDR, entry = 0, gpa;
+	unsigned int n = 0, shift = 39;
 
-	if (likely(!v->in_l2 && is_64bit(s) && !(s->cr4 & CR4_LA57) && s->rip % PAGE_SIZE <= PAGE_SIZE - 4 &&
-		   walk_long_fast(&v->mem, s->cr3, s->rip, &gpa))) {
-		u32 bytes;
-
-		__builtin_memcpy(&bytes, guest_at(&v->mem, gpa), sizeof(bytes));
-		if (likely((bytes & e->mask) == e->opcode))
-			return e->length;
+	cache->insn = NULL;
+	cache->rip = ~0ull;
+	if (vcpu_in_l2(v) || !is_64bit(s) || (s->cr4 & CR4_LA57) || s->rip % PAGE_SIZE > PAGE_SIZE - 4) {
+		locate_decode(v, slot);
+		return;
 	}
-	return insn_length_slow(v, e);
-}
+	for (;; shift -= 9) {
+		u64 gpa_of_entry = table + ((s->rip >> shift) & 511) * 8;
 
-/* Length of the instruction that exited; also sets insn_prefixes for svm_operand(). Looked up once per exit. */
-static ALWAYS_INLINE unsigned int current_length(struct vcpu *v, const struct exit_entry *e)
-{
-	if (!v->insn_length) {
-		if (v->has_nrips && v->vmcb->control.next_rip) {
-			v->insn_length = (u32)(v->vmcb->control.next_rip - v->vmcb->save.rip);
-			if (unlikely(v->insn_length != e->length))
-				insn_length_slow(v, e); /* for the prefixes */
-		} else {
-			v->insn_length = insn_length_fast(v, e);
+		if (gpa_of_entry >= v->mem.limit) {
+			locate_decode(v, slot);
+			return;
+		}
+		cache->entry[n] = guest_at(&v->mem, gpa_of_entry);
+		cache->value[n] = entry = *cache->entry[n];
+		n++;
+		table = entry & PTE_ADDR;
+		if (shift == 12 || (entry & PTE_PS) || !(entry & PTE_P))
+			break;
+	}
+	gpa = (table & ~(BIT(shift) - 1)) | (s->rip & (BIT(shift) - 1));
+	for (; n < ARRAY_SIZE(cache->entry); n++) {
+		cache->entry[n] = cache->entry[n - 1];
+		cache->value[n] = entry;
+	}
+	if ((entry & PTE_P) && gpa < v->mem.limit - 4) {
+		cache->insn = guest_at(&v->mem, gpa);
+		cache->bytes = *cache->insn;
+		if ((cache->bytes & slot->mask) == slot->opcode) {
+			cache->rip = s->rip;
+			cache->cr3 = s->cr3;
+			cache->next_rip = s->rip + slot->length;
+			v->insn_prefixes = 0;
+			v->next_rip = s->rip + slot->length;
+			return;
 		}
 	}
-	return v->insn_length;
+	locate_decode(v, slot);
+}
+
+static ALWAYS_INLINE bool cache_holds(const struct fetch_cache *cache, const struct vmcb_save *s, u64 rip)
+{
+	/* spelled out: compilers make a loop of it, which is half as long again */
+	return likely(rip == cache->rip && s->cr3 == cache->cr3 && is_64bit(s) && !(s->cr4 & CR4_LA57) &&
+		      *cache->entry[0] == cache->value[0] && *cache->entry[1] == cache->value[1] &&
+		      *cache->entry[2] == cache->value[2] && *cache->entry[3] == cache->value[3] &&
+		      *cache->insn == cache->bytes);
+}
+
+/* Sets next_rip and insn_prefixes for the instruction that exited; false if the quick ways do not do. */
+static ALWAYS_INLINE bool locate_quick(struct vcpu *v, const struct exit_slot *slot, bool nrips)
+{
+	const struct vmcb *vmcb = v->vmcb;
+	u64 rip = vmcb->save.rip;
+
+	if (nrips) {
+		v->next_rip = vmcb->control.next_rip;
+		if (unlikely(v->next_rip - rip != slot->length))
+			return false;
+	} else {
+		if (!cache_holds(&slot->cache, &vmcb->save, rip))
+			return false;
+		v->next_rip = slot->cache.next_rip;
+	}
+	v->insn_prefixes = 0;
+	return true;
+}
+
+static void locate(struct vcpu *v, struct exit_slot *slot)
+{
+	const struct vmcb *vmcb = v->vmcb;
+
+	if (v->has_nrips && vmcb->control.next_rip) {
+		locate_decode(v, slot); /* for the prefixes; the length is the CPU's */
+		v->next_rip = vmcb->control.next_rip;
+	} else {
+		locate_walk(v, slot);
+	}
 }
 
 u64 svm_operand(struct vcpu *v)
 {
 	const struct vmcb_save *s = &v->vmcb->save;
+	bool toggled = v->insn_prefixes & INSN_PREFIX_67;
 
-	v->insn_prefixes = 0;
-	current_length(v, entry_of(v->vmcb->control.exit_code));
-	if (unlikely(!is_64bit(s) || (v->insn_prefixes & INSN_PREFIX_67)))
-		return s->cs.attrib & SEG_ATTR_DB || is_64bit(s) || (v->insn_prefixes & INSN_PREFIX_67) ?
-			       (u32)s->rax :
-			       (u16)s->rax;
-	return s->rax;
+	if (likely(is_64bit(s)))
+		return unlikely(toggled) ? (u32)s->rax : s->rax;
+	return !(s->cs.attrib & SEG_ATTR_DB) == toggled ? (u32)s->rax : (u16)s->rax;
 }
 
 /* An exception that L0 raises for the running guest: L1 may intercept those of L2. */
@@ -172,42 +220,33 @@ static void inject(struct vcpu *v, unsigned int vector, bool has_error)
 {
 	u64 event = vector | EVENT_TYPE_EXCEPTION | EVENT_V | (has_error ? EVENT_EV : 0);
 
-	if (v->in_l2 && vmcb_intercepts(&v->nested.ctl, INTERCEPT_EXCEPTION(vector)))
+	if (vcpu_in_l2(v) && vmcb_intercepts(&v->nested.ctl, INTERCEPT_EXCEPTION(vector)))
 		nested_vmexit(v, VMEXIT_EXCEPTION(vector), 0, 0);
 	else
-		set_eventinj(v->vmcb, event);
+		vcpu_set_eventinj(v, event);
 }
 
-/* The single-step trap after an instruction that L0 emulated (APM2 §13.1.4); RF ends with the instruction. */
-static NOINLINE void after_flags(struct vcpu *v)
+/* The single-step trap after an instruction that L0 emulated (APM2 §13.1.4). */
+void vcpu_trap(struct vcpu *v)
 {
-	struct vmcb_save *s = &v->vmcb->save;
-
-	s->rflags &= ~RFLAGS_RF;
-	if (!(s->rflags & RFLAGS_TF))
-		return;
-	s->dr6 |= DR6_BS;
+	v->vmcb->save.dr6 |= DR6_BS;
 	inject(v, VEC_DB, false);
 }
 
-static ALWAYS_INLINE void skip_instruction(struct vcpu *v, const struct exit_entry *e)
+static NOINLINE void after_flags(struct vcpu *v)
 {
-	struct vmcb *vmcb = v->vmcb;
-	u64 rip = vmcb->save.rip + current_length(v, e);
-
-	vmcb->save.rip = is_64bit(&vmcb->save) ? rip : (u32)rip;
-	vmcb->control.int_state &= ~INTERRUPT_SHADOW;
+	v->vmcb->save.rflags &= ~RFLAGS_RF; /* ends with the instruction */
+	if (v->vmcb->save.rflags & RFLAGS_TF)
+		vcpu_trap(v);
 }
 
 void vcpu_skip(struct vcpu *v)
 {
-	skip_instruction(v, entry_of(v->vmcb->control.exit_code));
-	v->vmcb->save.rflags &= ~RFLAGS_RF;
-}
+	struct vmcb *vmcb = v->vmcb;
 
-void vcpu_inject_db(struct vcpu *v)
-{
-	after_flags(v);
+	vmcb->save.rip = v->next_rip;
+	vmcb->save.rflags &= ~RFLAGS_RF;
+	vmcb->control.int_state &= ~INTERRUPT_SHADOW;
 }
 
 void vcpu_shutdown(struct vcpu *v, const char *why)
@@ -215,7 +254,7 @@ void vcpu_shutdown(struct vcpu *v, const char *why)
 	static const struct descriptor_table none;
 
 	log_warn("event=shutdown level=%s why=%s exit=%lx(%s) info1=%lx info2=%lx rip=%lx cr0=%lx cr3=%lx",
-		 v->in_l2 ? "L2" : "L1", why, v->vmcb->control.exit_code, exit_name(v->vmcb->control.exit_code),
+		 vcpu_in_l2(v) ? "L2" : "L1", why, v->vmcb->control.exit_code, exit_name(v->vmcb->control.exit_code),
 		 v->vmcb->control.exit_info_1, v->vmcb->control.exit_info_2, v->vmcb->save.rip, v->vmcb->save.cr0,
 		 v->vmcb->save.cr3);
 	/* the machine goes the way it would without us: a triple fault of this CPU */
@@ -237,12 +276,12 @@ static u32 exit_invalid(struct vcpu *v)
 
 	if (!insn_decode(v, &insn) && insn.map == INSN_MAP_0F && insn.opcode == 0x22)
 		return INJECT_GP;
-	if (v->in_l2)
+	if (vcpu_in_l2(v))
 		return REFLECT_L1;
 	panic("VMRUN of L1 refused rip=%lx", v->vmcb->save.rip);
 }
 
-static NOINLINE u32 exit_unknown(struct vcpu *v)
+static u32 exit_unknown(struct vcpu *v)
 {
 	u64 code = v->vmcb->control.exit_code;
 
@@ -252,52 +291,143 @@ static NOINLINE u32 exit_unknown(struct vcpu *v)
 }
 
 /* An NMI that L0 took while L1 had GIF=0 goes to whoever runs now with GIF=1. */
-static NOINLINE void deliver_nmi(struct vcpu *v)
+static void deliver_nmi(struct vcpu *v)
 {
 	if (!v->gif || (v->vmcb->control.event_inj & EVENT_V))
 		return;
-	if (v->in_l2 && vmcb_intercepts(&v->nested.ctl, INTERCEPT(NMI))) {
+	if (vcpu_in_l2(v) && vmcb_intercepts(&v->nested.ctl, INTERCEPT(NMI))) {
 		nested_vmexit(v, VMEXIT_NMI, 0, 0); /* and it stays pending */
 		return;
 	}
-	v->nmi_pending = false;
-	set_eventinj(v->vmcb, VEC_NMI | EVENT_TYPE_NMI | EVENT_V);
+	vcpu_clr_special(v, SPECIAL_NMI);
+	vcpu_set_eventinj(v, VEC_NMI | EVENT_TYPE_NMI | EVENT_V);
 }
 
-void vcpu_exit(struct vcpu *v)
+static ALWAYS_INLINE void apply(struct vcpu *v, u32 verdict, bool guest_only)
 {
-	struct vmcb *vmcb = v->vmcb;
-	u64 code = vmcb->control.exit_code;
-	struct exit_record *record = &v->history[v->exits++ % EXIT_HISTORY];
-	const struct exit_entry *e;
-	u32 verdict;
+	if (likely(verdict == ADVANCE)) {
+		struct vmcb *vmcb = v->vmcb;
 
-	record->code = code;
-	record->rip = vmcb->save.rip;
-	v->insn_length = 0;
-	vmcb->control.tlb_control = TLB_CONTROL_NONE;
-	vmcb->control.event_inj = 0;
+		vmcb->save.rip = v->next_rip;
+		vmcb->control.int_state &= ~INTERRUPT_SHADOW;
+		if (guest_only)
+			pmu_guest_only_retire(&v->guest_only, vmcb->save.cpl);
+		else
+			pmu_clock_retire(&v->clock);
+		if (unlikely(vmcb->save.rflags & (RFLAGS_TF | RFLAGS_RF)))
+			after_flags(v);
+	} else if (verdict & INJECT) {
+		inject(v, verdict & 0x1f, verdict & INJECT_ERROR);
+	} else if (verdict == REFLECT_L1) {
+		const struct vmcb_control *c = &v->vmcb->control;
 
-	if (unlikely(v->one_shot) && vcpu_end_one_shot(v)) {
-		/* the exit was L0's own */
-	} else if (unlikely(v->in_l2) && nested_wants(v, code)) {
-		nested_vmexit(v, code, vmcb->control.exit_info_1, vmcb->control.exit_info_2);
-	} else {
-		e = entry_of(code);
-		verdict = likely(e->handle != NULL) ? e->handle(v) : exit_unknown(v);
-		if (likely(verdict == ADVANCE)) {
-			skip_instruction(v, e);
-			vcpu_retire(v);
-			if (unlikely(v->vmcb->save.rflags & (RFLAGS_TF | RFLAGS_RF)))
-				after_flags(v);
-		} else if (verdict & INJECT) {
-			inject(v, verdict & 0x1f, verdict & INJECT_ERROR);
-		} else if (verdict == REFLECT_L1) {
-			nested_vmexit(v, code, vmcb->control.exit_info_1, vmcb->control.exit_info_2);
-		}
+		nested_vmexit(v, c->exit_code, c->exit_info_1, c->exit_info_2);
 	}
-	if (unlikely(v->nmi_pending))
+}
+
+/* Before VMRUN: the hardware's own VMRUN tick against the instructions that L0 emulated. */
+static ALWAYS_INLINE void settle_ticks(struct vcpu *v)
+{
+	pmu_guest_only_entry(&v->guest_only, v->vmcb->save.cpl);
+}
+
+static ALWAYS_INLINE void record(struct vcpu *v, u64 code)
+{
+	u64 n = v->exits++ % EXIT_HISTORY;
+
+	v->history_code[n] = code;
+	v->history_rip[n] = v->vmcb->save.rip;
+}
+
+static u32 handle(struct vcpu *v, u64 code)
+{
+	if (code == VMEXIT_NPF)
+		return exit_npf(v);
+	if (code >= EXIT_SLOTS || !v->slot[code].handle)
+		return exit_unknown(v);
+	if (v->slot[code].length)
+		locate(v, &v->slot[code]);
+	return v->slot[code].handle(v);
+}
+
+/* Any exit at all. */
+void vcpu_exit_special(struct vcpu *v)
+{
+	u64 code = v->vmcb->control.exit_code;
+	bool guest_only = v->backend == TALLY_BACKEND_GUEST_ONLY;
+
+	record(v, code);
+	if (v->special & SPECIAL_ENTRY) {
+		v->vmcb->control.tlb_control = TLB_CONTROL_NONE;
+		v->vmcb->control.event_inj = 0;
+		vcpu_clr_special(v, SPECIAL_ENTRY);
+	}
+	if (v->special & SPECIAL_HALT)
+		halt_end(v);
+	if (unlikely(v->special & SPECIAL_HOLE) && hole_exit(v))
+		; /* L0's own */
+	else if (vcpu_in_l2(v) && nested_wants(v, code))
+		apply(v, REFLECT_L1, guest_only);
+	else
+		apply(v, handle(v, code), guest_only);
+	if (v->special & SPECIAL_NMI)
 		deliver_nmi(v);
-	if (unlikely(v->backend == TALLY_BACKEND_GUEST_ONLY))
-		pmu_guest_only_entry(&v->guest_only, v->vmcb->save.cpl);
+	if (guest_only)
+		settle_ticks(v);
+}
+
+/*
+ * An instruction of L1's with nothing else going on, where it was the last time: the path whose length counts. The slot
+ * is found by the exit code's low byte; a code that has none, whatever its byte, finds one that never matches.
+ */
+static ALWAYS_INLINE void ordinary(struct vcpu *v, bool nrips, bool guest_only)
+{
+	u64 code = v->vmcb->control.exit_code;
+	const struct exit_slot *slot = &v->slot[code & (EXIT_SLOTS - 1)];
+
+	asm("" : "+r"(slot)); /* or gcc computes it twice */
+	if (unlikely(!locate_quick(v, slot, nrips))) {
+		exit_special(v);
+		return;
+	}
+	record(v, code);
+	apply(v, slot->handle(v), guest_only);
+	if (guest_only)
+		settle_ticks(v);
+}
+
+static void exit_decoding(struct vcpu *v)
+{
+	ordinary(v, false, false);
+}
+
+static void exit_nrips(struct vcpu *v)
+{
+	ordinary(v, true, false);
+}
+
+static void exit_nrips_guest_only(struct vcpu *v)
+{
+	ordinary(v, true, true);
+}
+
+void vcpu_choose_exit(struct vcpu *v)
+{
+	for (unsigned int code = 0; code < EXIT_SLOTS; code++) {
+		struct exit_slot *slot = &v->slot[code];
+
+		slot->cache.rip = ~0ull; /* no instruction is there */
+		slot->length = 0;
+		if (code >= ARRAY_SIZE(exits))
+			continue;
+		slot->handle = exits[code].handle;
+		slot->opcode = exits[code].opcode;
+		slot->mask = exits[code].mask;
+		slot->length = exits[code].length;
+	}
+	if (v->backend == TALLY_BACKEND_GUEST_ONLY)
+		v->ordinary_exit = v->has_nrips ? exit_nrips_guest_only : exit_special;
+	else
+		v->ordinary_exit = v->has_nrips ? exit_nrips : exit_decoding;
+	v->on_exit = v->ordinary_exit;
 }

@@ -30,8 +30,13 @@ static NOINLINE void cpuid_own(const struct vcpu *v, u32 leaf, struct cpuid_leaf
 	}
 }
 
-static void cpuid_extended(const struct vcpu *v, u32 leaf, struct cpuid_leaf *l)
+static NOINLINE void cpuid_other(const struct vcpu *v, u32 leaf, u32 subleaf, struct cpuid_leaf *l)
 {
+	if (leaf >= CPUID_HYPERVISOR && leaf <= CPUID_HYPERVISOR_LAST) {
+		cpuid_own(v, leaf, l);
+		return;
+	}
+	*l = cpu_cpuid(leaf, subleaf);
 	switch (leaf) {
 	case CPUID_EXT_FEATURES:
 		l->ecx &= ~(u32)(CPUID_EXT1_ECX_SKINIT | CPUID_EXT1_ECX_PERFCTREXTCORE |
@@ -52,27 +57,30 @@ static void cpuid_extended(const struct vcpu *v, u32 leaf, struct cpuid_leaf *l)
 u32 exit_cpuid(struct vcpu *v)
 {
 	struct vmcb_save *s = &v->vmcb->save;
-	u32 leaf = (u32)s->rax, subleaf = (u32)v->gpr[GPR_RCX];
-	struct cpuid_leaf l;
+	u64 rax = (u32)s->rax, rbx, rcx = (u32)v->gpr[GPR_RCX], rdx;
+	u32 leaf = (u32)rax, subleaf = (u32)rcx;
 
-	if (unlikely(leaf >= CPUID_HYPERVISOR && leaf <= CPUID_HYPERVISOR_LAST)) {
-		cpuid_own(v, leaf, &l);
+	if (unlikely(leaf > 7)) {
+		struct cpuid_leaf l;
+
+		cpuid_other(v, leaf, subleaf, &l);
+		rax = l.eax;
+		rbx = l.ebx;
+		rcx = l.ecx;
+		rdx = l.edx;
 	} else {
-		l = cpu_cpuid(leaf, subleaf);
-		if (leaf >= CPUID_EXT_MAX) {
-			cpuid_extended(v, leaf, &l);
-		} else if (leaf == CPUID_FEATURES) {
-			/* OSXSAVE shows CR4 of whoever executes CPUID */
-			l.ecx = (l.ecx & ~(u32)CPUID_1_ECX_OSXSAVE) | (u32)CPUID_1_ECX_HYPERVISOR |
-				(s->cr4 & CR4_OSXSAVE ? (u32)CPUID_1_ECX_OSXSAVE : 0);
-		} else if (leaf == 7 && !subleaf) {
-			l.ecx = (l.ecx & ~(u32)BIT(4)) | (s->cr4 & CR4_PKE ? (u32)BIT(4) : 0); /* OSPKE */
-		}
+		cpu_cpuid64(&rax, &rbx, &rcx, &rdx);
+		/* OSXSAVE and OSPKE show CR4 of whoever executes CPUID */
+		if (leaf == CPUID_FEATURES)
+			rcx = (rcx & ~CPUID_1_ECX_OSXSAVE) | CPUID_1_ECX_HYPERVISOR |
+			      (s->cr4 & CR4_OSXSAVE ? CPUID_1_ECX_OSXSAVE : 0);
+		else if (leaf == 7 && !subleaf)
+			rcx = (rcx & ~CPUID_7_ECX_OSPKE) | (s->cr4 & CR4_PKE ? CPUID_7_ECX_OSPKE : 0);
 	}
-	s->rax = l.eax;
-	v->gpr[GPR_RBX] = l.ebx;
-	v->gpr[GPR_RCX] = l.ecx;
-	v->gpr[GPR_RDX] = l.edx;
+	s->rax = rax;
+	v->gpr[GPR_RBX] = rbx;
+	v->gpr[GPR_RCX] = rcx;
+	v->gpr[GPR_RDX] = rdx;
 	return ADVANCE;
 }
 
@@ -81,7 +89,7 @@ static u64 guest_efer(const struct vcpu *v)
 {
 	u64 efer = v->vmcb->save.efer;
 
-	return v->in_l2 || v->svme ? efer : efer & ~EFER_SVME;
+	return vcpu_in_l2(v) || v->svme ? efer : efer & ~EFER_SVME;
 }
 
 static u32 write_efer(struct vcpu *v, u64 value)
@@ -95,11 +103,11 @@ static u32 write_efer(struct vcpu *v, u64 value)
 		return INJECT_GP; /* MBZ then, APM2 §15.30.1 */
 	if ((s->cr0 & CR0_PG) && ((value ^ s->efer) & EFER_LME))
 		return INJECT_GP;
-	if (v->in_l2 && !svme)
+	if (vcpu_in_l2(v) && !svme)
 		vcpu_shutdown(v, "L2-cleared-SVME"); /* undefined by the manual; KVM ends L1 as well */
 	/* LMA is the CPU's; the real SVME stays 1 */
 	s->efer = (value & ~EFER_LMA) | (s->efer & EFER_LMA) | EFER_SVME;
-	if (!v->in_l2 && svme != v->svme) {
+	if (!vcpu_in_l2(v) && svme != v->svme) {
 		v->svme = svme;
 		v->svme_toggles++;
 		pmu_svme_toggle(&v->pmu, svme);
@@ -114,7 +122,7 @@ static u32 write_vm_cr(struct vcpu *v, u64 value)
 
 	if (value & ~VM_CR_VALID)
 		return INJECT_GP;
-	if ((value & VM_CR_SVMDIS) && (v->svme || v->in_l2))
+	if ((value & VM_CR_SVMDIS) && (v->svme || vcpu_in_l2(v)))
 		return INJECT_GP; /* whatever LOCK says, APM2 §15.30.1 */
 	if (value & (VM_CR_DPD | VM_CR_R_INIT | VM_CR_DIS_A20M))
 		log_guest("event=vm_cr value=%lx effect=none", value);
@@ -199,7 +207,7 @@ static u32 write_pmu(struct vcpu *v, u32 msr, u64 value)
 	vcpu_retire(v);
 	backend_selector_written(v);
 	if (v->vmcb->save.rflags & RFLAGS_TF)
-		vcpu_inject_db(v);
+		vcpu_trap(v);
 	return RESUME;
 }
 
@@ -292,7 +300,7 @@ u32 exit_vmmcall(struct vcpu *v)
 	struct vmcb_save *s = &v->vmcb->save;
 	u64 gpa = v->gpr[GPR_RBX], bytes = v->gpr[GPR_RCX];
 
-	if (v->in_l2 || s->cpl || (s->rax != TALLY_CALL_STATUS && s->rax != TALLY_CALL_LOG_READ))
+	if (vcpu_in_l2(v) || s->cpl || (s->rax != TALLY_CALL_STATUS && s->rax != TALLY_CALL_LOG_READ))
 		return INJECT_UD;
 	if (s->rax == TALLY_CALL_STATUS) {
 		bool ok = !(gpa % 8) && buffer_ok(v, gpa, sizeof(struct tally_status));
@@ -315,7 +323,7 @@ u32 exit_halt(struct vcpu *v)
 {
 	struct vmcb_control *c = &v->vmcb->control;
 
-	v->one_shot |= ONE_SHOT_HALT;
+	vcpu_set_special(v, SPECIAL_HALT);
 	v->halt_now = v->clock.now;
 	v->halt_rip = v->vmcb->save.rip;
 	vmcb_clr_intercept(c, INTERCEPT(HLT));
@@ -341,35 +349,16 @@ u32 exit_nmi(struct vcpu *v)
 	v->host_if = false;
 	nmi_seen = 0;
 	nmi_window();
-	v->nmi_pending |= nmi_seen;
+	if (nmi_seen)
+		vcpu_set_special(v, SPECIAL_NMI);
 	return RESUME;
 }
 
-static void end_halt(struct vcpu *v)
+void halt_end(struct vcpu *v)
 {
 	v->clock.now = v->halt_now + (v->vmcb->save.rip != v->halt_rip ? v->clock.insn_ticks : 0);
+	vcpu_clr_special(v, SPECIAL_HALT);
 	vcpu_reset_intercepts(v);
-}
-
-bool vcpu_end_one_shot(struct vcpu *v)
-{
-	u64 code = v->vmcb->control.exit_code;
-	u32 what = v->one_shot;
-
-	v->one_shot = 0;
-	if (what & ONE_SHOT_HALT)
-		end_halt(v);
-	if (!(what & ONE_SHOT_HOLE))
-		return false;
-	if (code == VMEXIT_NPF) { /* perhaps a second page of the same access, see hole_write() */
-		v->one_shot = ONE_SHOT_HOLE;
-		return false;
-	}
-	hole_step_end(v);
-	if (code != VMEXIT_EXCEPTION(VEC_DB) || v->hole_tf)
-		return false;
-	v->vmcb->save.dr6 &= ~DR6_BS;
-	return true;
 }
 
 void vcpu_set_gif(struct vcpu *v, bool gif)

@@ -7,7 +7,7 @@
 
 static bool svm_disabled(const struct vcpu *v)
 {
-	return !v->svme && !v->in_l2;
+	return !v->svme && !vcpu_in_l2(v);
 }
 
 bool svm_bad_vmcb(struct vcpu *v, u64 gpa, const char *what)

@@ -14,7 +14,7 @@ bool vcpu_names_hole(struct vcpu *v, u64 gpa, u64 bytes, const char *what)
 	if (gpa >= v->hole.end || gpa + bytes <= v->hole.start)
 		return false;
 	v->hole_accesses++;
-	log_guest("event=hole level=%s what=%s gpa=%lx rip=%lx", v->in_l2 ? "L2" : "L1", what, gpa,
+	log_guest("event=hole level=%s what=%s gpa=%lx rip=%lx", vcpu_in_l2(v) ? "L2" : "L1", what, gpa,
 		  v->vmcb->save.rip);
 	return true;
 }
@@ -22,6 +22,7 @@ bool vcpu_names_hole(struct vcpu *v, u64 gpa, u64 bytes, const char *what)
 static void flush(struct vcpu *v)
 {
 	v->vmcb->control.tlb_control = v->has_flush_by_asid ? TLB_CONTROL_FLUSH_ASID : TLB_CONTROL_FLUSH_ALL;
+	vcpu_set_special(v, SPECIAL_ENTRY);
 }
 
 /* Lets the guest repeat its write to the page that `leaf` maps. */
@@ -39,7 +40,7 @@ void hole_write(struct vcpu *v, u64 *leaf)
 	v->hole_leaf[v->hole_leaves] = leaf;
 	v->hole_leaf_was[v->hole_leaves++] = *leaf;
 	*leaf = memory_sink_page_hpa() | PTE_P | PTE_W | PTE_U | PTE_A | PTE_D;
-	v->one_shot |= ONE_SHOT_HOLE;
+	vcpu_set_special(v, SPECIAL_HOLE);
 	flush(v);
 }
 
@@ -54,9 +55,23 @@ void hole_step_end(struct vcpu *v)
 	if (!v->hole_tf)
 		v->vmcb->save.rflags &= ~RFLAGS_TF;
 	vcpu_reset_intercepts(v);
+	vcpu_clr_special(v, SPECIAL_HOLE);
 }
 
-/* Only hole_write() makes L0 intercept it, and its own are gone in vcpu_end_one_shot(): this one is the guest's. */
+bool hole_exit(struct vcpu *v)
+{
+	u64 code = v->vmcb->control.exit_code;
+
+	if (code == VMEXIT_NPF)
+		return false; /* perhaps a second page of the same access, see hole_write() */
+	hole_step_end(v);
+	if (code != VMEXIT_EXCEPTION(VEC_DB) || v->hole_tf)
+		return false;
+	v->vmcb->save.dr6 &= ~DR6_BS;
+	return true;
+}
+
+/* Only hole_write() makes L0 intercept it, and its own are gone in hole_exit(): this one is the guest's. */
 u32 exit_db(struct vcpu *v)
 {
 	(void)v;
@@ -78,7 +93,7 @@ static void redeliver(struct vcpu *v)
 					     (type == EVENT_TYPE_EXCEPTION && (vector == VEC_BP || vector == VEC_OF))))
 		return;
 	v->nested.injected_exit = v->exits;
-	set_eventinj(v->vmcb, event);
+	vcpu_set_eventinj(v, event);
 	/* QEMU's TCG clears V_IRQ only when the delivery is complete */
 	if (type == EVENT_TYPE_INTR && (c->int_ctl & V_IRQ) && c->int_vector == vector)
 		c->int_ctl &= ~(u32)V_IRQ;
@@ -89,7 +104,7 @@ u32 exit_npf(struct vcpu *v)
 	struct vmcb_control *c = &v->vmcb->control;
 	u64 gpa = c->exit_info_2;
 
-	if (v->in_l2 && v->nested.space) {
+	if (vcpu_in_l2(v) && v->nested.space) {
 		struct shadow_fault fault;
 
 		switch (shadow_fault(&v->shadow, v->nested.space, gpa, c->exit_info_1, &fault)) {

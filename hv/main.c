@@ -221,6 +221,8 @@ s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *fr
 	init_vmcb01(v);
 	nested_init(v);
 	backend_init(v, &handoff.config);
+	vcpu_choose_exit(v);
+	vcpu_set_special(v, SPECIAL_ENTRY); /* TLB_CONTROL of the first VMRUN */
 	log_info("event=start version=%s region=%lx+%lx phys_bits=%u nrips=%u", TALLY_VERSION, handoff.region_hpa,
 		 handoff.region_bytes, handoff.phys_bits, v->has_nrips);
 	vmrun_loop(v);

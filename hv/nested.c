@@ -232,7 +232,7 @@ static ALWAYS_INLINE void l1_after_vmexit(struct vcpu *v)
 	s->dr7 = DR7_RESET;
 	s->rflags &= ~RFLAGS_VM;
 	if (unlikely(s->rflags & RFLAGS_TF))
-		vcpu_inject_db(v); /* VMRUN is one instruction for the host's single step */
+		vcpu_trap(v); /* VMRUN is one instruction for the host's single step */
 }
 
 static NOINLINE u32 vmrun_refused(struct vcpu *v, enum vmrun_rule rule)
@@ -273,7 +273,7 @@ u32 exit_vmrun(struct vcpu *v)
 	v->nested.injected_exit = v->exits;
 	vcpu_set_gif(v, true);
 	vcpu_set_host_if(v, v->vmcb01->save.rflags & RFLAGS_IF);
-	v->in_l2 = true;
+	vcpu_set_special(v, SPECIAL_L2 | SPECIAL_ENTRY);
 	v->vmcb = v->vmcb02;
 	v->vmcb_hpa = v->vmcb02_hpa;
 	v->transitions++;
@@ -300,7 +300,7 @@ u64 exit_int_info(const struct vcpu *v)
 
 bool nested_event_is_injected(const struct vcpu *v)
 {
-	return v->in_l2 && v->exits == v->nested.injected_exit + 1 &&
+	return vcpu_in_l2(v) && v->exits == v->nested.injected_exit + 1 &&
 	       !((v->vmcb->control.exit_int_info ^ v->nested.ctl.event_inj) & (EVENT_VECTOR | EVENT_V));
 }
 
@@ -358,16 +358,13 @@ static ALWAYS_INLINE void write_back(struct vcpu *v, u64 code, u64 info1, u64 in
 
 void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2)
 {
-	if (unlikely(v->one_shot))
+	if (unlikely(v->special & SPECIAL_HOLE))
 		hole_step_end(v);
-	v->one_shot = 0;
 	write_back(v, code, info1, info2);
-	v->in_l2 = false;
+	vcpu_clr_special(v, SPECIAL_L2);
 	v->vmcb = v->vmcb01;
 	v->vmcb_hpa = v->vmcb01_hpa;
 	v->vmcb01->control.int_state = 0;
-	v->vmcb01->control.event_inj = 0;
-	v->vmcb01->control.tlb_control = TLB_CONTROL_NONE;
 	/* CR2 is not among what #VMEXIT restores: L1 finds L2's */
 	v->vmcb01->save.cr2 = v->vmcb02->save.cr2;
 	v->transitions++;

@@ -16,7 +16,7 @@ static void page_registers(void)
 {
 	const struct vcpu *v = &the_cpu.vcpu;
 
-	log_line(LOG_PANIC, "exits=%lu level=%s gif=%u svme=%u backend=%u", v->exits, v->in_l2 ? "L2" : "L1",
+	log_line(LOG_PANIC, "exits=%lu level=%s gif=%u svme=%u backend=%u", v->exits, vcpu_in_l2(v) ? "L2" : "L1",
 		 v->gif, v->svme, v->backend);
 	for (unsigned int i = 0; i < GPR_COUNT; i += 4)
 		log_line(LOG_PANIC, "gpr%u=%016lx %016lx %016lx %016lx", i, v->gpr[i], v->gpr[i + 1],
@@ -57,8 +57,8 @@ static void page_history(void)
 	u64 first = v->exits > EXIT_HISTORY ? v->exits - EXIT_HISTORY : 0;
 
 	for (u64 i = first; i < v->exits; i++)
-		log_line(LOG_PANIC, "exit %lu: %lx(%s) rip=%lx", i, v->history[i % EXIT_HISTORY].code,
-			 exit_name(v->history[i % EXIT_HISTORY].code), v->history[i % EXIT_HISTORY].rip);
+		log_line(LOG_PANIC, "exit %lu: %lx(%s) rip=%lx", i, v->history_code[i % EXIT_HISTORY],
+			 exit_name(v->history_code[i % EXIT_HISTORY]), v->history_rip[i % EXIT_HISTORY]);
 }
 
 NORETURN static void panic_page(void)

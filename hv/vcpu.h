@@ -30,8 +30,12 @@ enum gpr { /* encoding order; RAX and RSP of a guest live in its VMCB */
 
 #define EXIT_HISTORY 32
 
-#define ONE_SHOT_HALT 1u /* the guest is in HLT: the time until the exit is not counted */
-#define ONE_SHOT_HOLE 2u /* one instruction runs with writable pages in place of our memory */
+/* Why an exit is not an ordinary one of L1's: see vcpu_exit_special(). */
+#define SPECIAL_L2 BIT(0)    /* L2 runs */
+#define SPECIAL_HALT BIT(1)  /* the guest is in HLT: the time until the exit is not counted */
+#define SPECIAL_HOLE BIT(2)  /* one instruction runs with writable pages in place of our memory */
+#define SPECIAL_NMI BIT(3)   /* an NMI that L0 took while L1 had GIF=0 is owed to L1 or L2 */
+#define SPECIAL_ENTRY BIT(4) /* EVENTINJ or TLB_CONTROL were set for one VMRUN */
 #define HOLE_LEAVES 4    /* pages that one instruction can write to */
 
 /* Hardware ASIDs: L1's, then one per shadow space (L2 under nested paging), then one for L2 without it. */
@@ -40,10 +44,27 @@ enum gpr { /* encoding order; RAX and RSP of a guest live in its VMCB */
 #define ASID_L2_NO_NPT (ASID_SHADOW(SHADOW_SPACES))
 #define ASID_COUNT (ASID_L2_NO_NPT + 1)
 
-struct exit_record {
-	u64 code;
-	u64 rip;
+struct vcpu;
+
+/* Where the instruction of an exit was found last time: if the CPU is in the same mode, no page-table entry on the way
+ * and no byte has changed, it is the same again. Four loads and compares instead of a walk. */
+struct fetch_cache {
+	u64 rip, next_rip, cr3;
+	u64 *entry[4]; /* in guest memory; with large pages the last one is repeated */
+	u64 value[4];
+	const u32 *insn;
+	u32 bytes;
 };
+
+/* The exit table's row, and what this CPU remembers of it. */
+struct exit_slot {
+	u32 (*handle)(struct vcpu *v);
+	u32 opcode, mask; /* the instruction without prefixes, little endian */
+	u32 length;       /* of that; 0 for an exit that is not an instruction's */
+	struct fetch_cache cache;
+} ALIGNED(128);
+
+#define EXIT_SLOTS 0x100 /* one for each exit code below; NPF is apart. A power of two */
 
 struct nested {
 	struct vmcb_control ctl;    /* L0's copy of vmcb12's control area: read once, checked, used */
@@ -67,24 +88,24 @@ struct vcpu {
 	/* backend clock: see hv/vmrun.asm */
 	u64 clock_start;     /* TSC at the last entry */
 	u64 clock_overhead;  /* TSC ticks of L0's own part between the two readings */
-	u64 probe_rsp;       /* not 0: the next exit returns from vmrun_probe() */
+	u64 probe_rsp;       /* stack of vmrun_probe()'s caller */
+	void (*ordinary_exit)(struct vcpu *v);
+	void (*on_exit)(struct vcpu *v); /* called at #VMEXIT; chosen by vcpu_set_special() */
 	u64 halt_now;        /* clock.now when the guest was let into HLT */
 	u64 halt_rip;
 	struct pmu_clock clock;
 
-	bool in_l2;
 	bool gif;            /* L1's; while L2 runs it is 1 */
 	bool svme;           /* L1's EFER.SVME */
-	bool nmi_pending;    /* taken by L0 while GIF=0, owed to L1 or L2 */
 	bool has_nrips;
 	bool has_flush_by_asid;
 	bool halt_intercepted;
 	u8 phys_bits;        /* that L1 sees */
 	bool host_if;        /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
 	u8 tpr_at_clgi;
-	u32 one_shot;        /* ONE_SHOT_*: set up for the next exit only */
-	u32 insn_length;     /* of the instruction that exited; 0: not looked up yet */
-	u32 insn_prefixes;   /* INSN_PREFIX_*, valid after svm_operand() */
+	u32 special;         /* SPECIAL_*: why exits do not take the ordinary path */
+	u32 insn_prefixes;   /* INSN_PREFIX_* of the instruction that exited, where it has a length in the exit table */
+	u64 next_rip;        /* behind that instruction */
 	u32 backend;         /* enum tally_backend */
 	u64 guest_efer_mask; /* EFER bits that exist here */
 	u64 vm_cr;           /* L1's */
@@ -99,7 +120,7 @@ struct vcpu {
 	struct pmu_guest_only guest_only;
 	u32 unsupported_logged; /* counters whose unsupported selector was named in the log */
 
-	/* ONE_SHOT_HOLE: the entries that are writable now, what they go back to, and the guest's own TF */
+	/* SPECIAL_HOLE: the entries that are writable now, what they go back to, and the guest's own TF */
 	u64 *hole_leaf[HOLE_LEAVES];
 	u64 hole_leaf_was[HOLE_LEAVES];
 	unsigned int hole_leaves;
@@ -109,7 +130,9 @@ struct vcpu {
 	u64 transitions;
 	u64 svme_toggles;
 	u64 hole_accesses;
-	struct exit_record history[EXIT_HISTORY];
+	u64 history_code[EXIT_HISTORY];
+	u64 history_rip[EXIT_HISTORY];
+	struct exit_slot slot[EXIT_SLOTS];
 };
 
 /* What an exit handler wants done; applied in one place, vcpu_exit(). */
@@ -131,13 +154,19 @@ void nmi_window(void);
 extern u8 nmi_seen;
 
 /* exit.c */
-void vcpu_exit(struct vcpu *v);
+void exit_special(struct vcpu *v); /* vmrun.asm */
+void exit_probed(struct vcpu *v);  /* vmrun.asm */
+void vcpu_exit_special(struct vcpu *v);
+/* The value of on_exit for ordinary exits, once the backend is known. */
+void vcpu_choose_exit(struct vcpu *v);
 const char *exit_name(u64 code);
+/* Instruction bytes at the running guest's CS:RIP. Returns how many could be read. */
 unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n);
 /* Moves RIP past the instruction that exited; it has not retired yet. For handlers whose instruction ends in another
- * state than it began; they return RESUME, after vcpu_inject_db() if RFLAGS.TF is set. */
+ * state than it began; they return RESUME, after vcpu_trap() if RFLAGS.TF is set. */
 void vcpu_skip(struct vcpu *v);
-void vcpu_inject_db(struct vcpu *v);
+/* The single-step trap. */
+void vcpu_trap(struct vcpu *v);
 NORETURN void vcpu_shutdown(struct vcpu *v, const char *why);
 
 /* True if [gpa, gpa + bytes) touches our memory; then it is counted and logged with `what`. */
@@ -147,14 +176,15 @@ bool vcpu_names_hole(struct vcpu *v, u64 gpa, u64 bytes, const char *what);
 void vcpu_set_gif(struct vcpu *v, bool gif);
 
 /* exit_cpu.c */
-/* Undoes what was set up for one exit; true if that exit is dealt with. */
-bool vcpu_end_one_shot(struct vcpu *v);
+void halt_end(struct vcpu *v);
 /* The running VMCB's intercepts: L0's, and for L2 those of vmcb12. */
 void vcpu_reset_intercepts(struct vcpu *v);
 
 /* hole.c */
 void hole_write(struct vcpu *v, u64 *leaf);
 void hole_step_end(struct vcpu *v);
+/* At the exit of SPECIAL_HOLE; true if that exit is dealt with. */
+bool hole_exit(struct vcpu *v);
 
 /* exit families */
 u32 exit_cpuid(struct vcpu *v);
@@ -207,6 +237,24 @@ static ALWAYS_INLINE void vcpu_retire(struct vcpu *v)
 		pmu_guest_only_retire(&v->guest_only, v->vmcb->save.cpl);
 }
 
+static ALWAYS_INLINE bool vcpu_in_l2(const struct vcpu *v)
+{
+	return v->special & SPECIAL_L2;
+}
+
+static ALWAYS_INLINE void vcpu_set_special(struct vcpu *v, u64 reasons)
+{
+	v->special |= (u32)reasons;
+	v->on_exit = exit_special;
+}
+
+static ALWAYS_INLINE void vcpu_clr_special(struct vcpu *v, u64 reasons)
+{
+	v->special &= ~(u32)reasons;
+	if (!v->special)
+		v->on_exit = v->ordinary_exit;
+}
+
 static ALWAYS_INLINE u64 gpr_pair(const struct vcpu *v)
 {
 	return (u32)v->vmcb->save.rax | v->gpr[GPR_RDX] << 32;
@@ -231,9 +279,10 @@ static ALWAYS_INLINE void vcpu_set_host_if(struct vcpu *v, bool host_if)
 		cpu_cli();
 }
 
-static ALWAYS_INLINE void set_eventinj(struct vmcb *vmcb, u64 event)
+static ALWAYS_INLINE void vcpu_set_eventinj(struct vcpu *v, u64 event)
 {
-	vmcb->control.event_inj = event;
+	v->vmcb->control.event_inj = event;
+	vcpu_set_special(v, SPECIAL_ENTRY);
 }
 
 #endif

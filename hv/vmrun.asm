@@ -13,45 +13,50 @@ default rel
 
 %define GPR(n) [rsp + VCPU_GPR + 8 * (n)]
 
+; C keeps RBP and R12-R15 as they are and no handler changes the guest's, so on the ordinary path they are neither saved
+; nor loaded. SAVE_ALL is for exits that may want to read them. RAX and RSP are in the VMCB.
 %macro LOAD_GUEST 0
 	mov	rcx, GPR(1)
 	mov	rdx, GPR(2)
 	mov	rbx, GPR(3)
-	mov	rbp, GPR(5)
 	mov	rsi, GPR(6)
 	mov	rdi, GPR(7)
 	mov	r8, GPR(8)
 	mov	r9, GPR(9)
 	mov	r10, GPR(10)
 	mov	r11, GPR(11)
-	mov	r12, GPR(12)
-	mov	r13, GPR(13)
-	mov	r14, GPR(14)
-	mov	r15, GPR(15)
 %endmacro
 
 %macro SAVE_GUEST 0
 	mov	GPR(1), rcx
 	mov	GPR(2), rdx
 	mov	GPR(3), rbx
-	mov	GPR(5), rbp
 	mov	GPR(6), rsi
 	mov	GPR(7), rdi
 	mov	GPR(8), r8
 	mov	GPR(9), r9
 	mov	GPR(10), r10
 	mov	GPR(11), r11
-	mov	GPR(12), r12
-	mov	GPR(13), r13
-	mov	GPR(14), r14
-	mov	GPR(15), r15
+%endmacro
+
+%macro VMRUN_GUEST 0
+	LOAD_GUEST
+	mov	rax, [rsp + VCPU_VMCB_HPA]
+	vmrun
+	SAVE_GUEST
+%endmacro
+
+%macro READ_TSC 0
+	rdtsc
+	shl	rdx, 32
+	or	rax, rdx
 %endmacro
 
 section .text
 
-extern vcpu_exit, core_main, fault
+extern vcpu_exit_special, core_main, fault
 
-; NORETURN void vmrun_loop(struct vcpu *)
+; NORETURN void vmrun_loop(struct vcpu *): from the registers in vcpu.gpr on.
 ;
 ; While a counter of the backend `clock` runs, the TSC is read at a fixed number of instructions before and after the
 ; guest; clock_overhead is that number, measured at boot by vmrun_probe() on this very path. So clock.now advances by
@@ -59,41 +64,45 @@ extern vcpu_exit, core_main, fault
 global vmrun_loop
 vmrun_loop:
 	mov	rsp, rdi
+	mov	rbp, GPR(5)
+	mov	r12, GPR(12)
+	mov	r13, GPR(13)
+	mov	r14, GPR(14)
+	mov	r15, GPR(15)
 .enter:
 	cmp	qword [rsp + VCPU_CLOCK_COUNTING], 0
-	jne	.start_clock
-.go:
-	LOAD_GUEST
-	mov	rax, [rsp + VCPU_VMCB_HPA]
-	vmrun
-	SAVE_GUEST
+	jne	.enter_clock
+	VMRUN_GUEST
 	mov	rdi, rsp
-	cmp	qword [rsp + VCPU_CLOCK_COUNTING], 0
-	jne	.stop_clock
-	call	vcpu_exit
+	call	[rsp + VCPU_ON_EXIT]
 	jmp	.enter
 
-.start_clock:
-	rdtsc
-	shl	rdx, 32
-	or	rax, rdx
+.enter_clock:
+	READ_TSC
 	mov	[rsp + VCPU_CLOCK_START], rax
-	jmp	.go
-
-.stop_clock:
-	rdtsc
-	shl	rdx, 32
-	or	rax, rdx
+	VMRUN_GUEST
+	READ_TSC
 	sub	rax, [rsp + VCPU_CLOCK_START]
 	sub	rax, [rsp + VCPU_CLOCK_OVERHEAD]
 	add	[rsp + VCPU_CLOCK_NOW], rax
-	cmp	qword [rsp + VCPU_PROBE_RSP], 0
-	jne	.probed
-	call	vcpu_exit
+	mov	rdi, rsp
+	call	[rsp + VCPU_ON_EXIT]
 	jmp	.enter
 
-.probed:
-	mov	rsp, [rsp + VCPU_PROBE_RSP]
+; One of the values of vcpu.on_exit: what is not ordinary wants all registers.
+global exit_special
+exit_special:
+	mov	[rdi + VCPU_GPR + 8 * 5], rbp
+	mov	[rdi + VCPU_GPR + 8 * 12], r12
+	mov	[rdi + VCPU_GPR + 8 * 13], r13
+	mov	[rdi + VCPU_GPR + 8 * 14], r14
+	mov	[rdi + VCPU_GPR + 8 * 15], r15
+	jmp	vcpu_exit_special
+
+; Another: back to the caller of vmrun_probe().
+global exit_probed
+exit_probed:
+	mov	rsp, [rdi + VCPU_PROBE_RSP]
 	pop	r15
 	pop	r14
 	pop	r13

@@ -3,10 +3,10 @@
 
 /* What follows an opcode. Immediates add up. */
 enum follows {
-	M = 0x01,    /* ModRM, and what it asks for */
-	I8 = 0x02,   /* one byte */
-	I16 = 0x04,  /* two bytes */
-	IZ = 0x08,   /* operand size, but at most 4 bytes; also rel16/32: near branches obey 66 in 64-bit mode, APM3 §1.2.2 */
+	M = 0x01,   /* ModRM, and what it asks for */
+	I8 = 0x02,  /* one byte */
+	I16 = 0x04, /* two bytes */
+	IZ = 0x08, /* operand size, but at most 4 bytes; also rel16/32, with 66 even in 64-bit mode */
 	IV = 0x10,   /* operand size, 8 bytes with REX.W */
 	NO64 = 0x20, /* #UD in 64-bit mode */
 	SPEC = 0x40, /* see special() */
@@ -17,6 +17,7 @@ enum follows {
 #define X8(a) a, a, a, a, a, a, a, a
 #define X16(a) X8(a), X8(a)
 
+/* clang-format off */
 /* APM3 tables. Prefixes and 0F never get here. */
 static const u8 map_one[256] = {
 	/* 00 */ ARITHMETIC, NO64, NO64, ARITHMETIC, NO64, BAD,
@@ -57,6 +58,7 @@ static const u8 map_0f[256] = {
 	/* E0 */ X16(M),
 	/* F0 */ X16(M),
 };
+/* clang-format on */
 
 struct cursor {
 	const u8 *bytes;
@@ -166,10 +168,10 @@ static void take_modrm(struct cursor *c, struct insn *out)
 	}
 	switch (out->disp_bytes) {
 	case 1:
-		out->disp = (int8_t)take(c, 1);
+		out->disp = (s32)((take(c, 1) ^ 0x80) - 0x80);
 		break;
 	case 2:
-		out->disp = (int16_t)take(c, 2);
+		out->disp = (s32)((take(c, 2) ^ 0x8000) - 0x8000);
 		break;
 	case 4:
 		out->disp = (s32)take(c, 4);
@@ -177,13 +179,15 @@ static void take_modrm(struct cursor *c, struct insn *out)
 	}
 }
 
-/* Opcodes whose length hangs on more than the table says. ModRM has not been taken yet; returns what follows. */
+/* Opcodes whose length hangs on more than the table says. ModRM has not been taken yet; returns
+ * what follows. */
 static u8 special(const struct cursor *c, enum insn_mode mode, const struct insn *out)
 {
 	u8 next = c->pos < c->n ? c->bytes[c->pos] : 0; /* if there is none, taking ModRM fails */
 	unsigned int reg = (next >> 3) & 7;
 
-	if (out->map == INSN_MAP_0F) /* 78: EXTRQ, INSERTQ with two bytes; without a prefix Intel's VMREAD */
+	if (out->map ==
+	    INSN_MAP_0F) /* 78: EXTRQ, INSERTQ with two bytes; without a prefix Intel's VMREAD */
 		return out->prefixes & (INSN_PREFIX_66 | INSN_PREFIX_REPNE) ? M | I16 : BAD;
 
 	switch (out->opcode) {
@@ -220,8 +224,7 @@ int insn_length(const u8 *bytes, unsigned int n, enum insn_mode mode, struct ins
 	if (mode == INSN_64)
 		out->address_bytes = out->prefixes & INSN_PREFIX_67 ? 4 : 8;
 	else
-		out->address_bytes =
-			(mode == INSN_16) == !(out->prefixes & INSN_PREFIX_67) ? 2 : 4;
+		out->address_bytes = (mode == INSN_16) == !(out->prefixes & INSN_PREFIX_67) ? 2 : 4;
 
 	follows = map_one[out->opcode];
 	if (out->opcode == 0x0f) {

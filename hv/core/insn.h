@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Instruction length decoder, for CPUs that do not save nRIP at #VMEXIT. Opcode maps: APM3 rev. 3.36, appendix A. */
+/* Instruction length decoder, for CPUs that do not save nRIP at #VMEXIT. Opcode maps: APM3 rev.
+ * 3.36, appendix A. */
 #ifndef TALLY_CORE_INSN_H
 #define TALLY_CORE_INSN_H
 

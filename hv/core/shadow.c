@@ -112,7 +112,8 @@ static struct shadow_space *evict_for(struct shadow *sh, u32 *root)
 		sh->evictions++;
 	}
 	*root = pool_take(&sh->pool);
-	if (*root == NONE) { /* then somebody else has a page, or all: there are more pages than spaces */
+	if (*root ==
+	    NONE) { /* then somebody else has a page, or all: there are more pages than spaces */
 		release(sh, least_recently_used(sh));
 		sh->evictions++;
 		*root = pool_take(&sh->pool);
@@ -188,7 +189,8 @@ static unsigned int shift_of(unsigned int level)
 static u64 make_leaf(u64 hpa, unsigned int level, u64 flags)
 {
 	/* A and D are L1's business, see shadow_fault(): the hardware is not to write here. */
-	u64 leaf = hpa | PTE_P | PTE_U | PTE_A | PTE_D | (flags & (PTE_W | PTE_NX | PTE_PWT | PTE_PCD));
+	u64 leaf = hpa | PTE_P | PTE_U | PTE_A | PTE_D |
+		   (flags & (PTE_W | PTE_NX | PTE_PWT | PTE_PCD));
 
 	if (level > 1)
 		leaf |= PTE_PS | (flags & PTE_PAT_4K ? PTE_PAT_LARGE : 0);
@@ -197,21 +199,25 @@ static u64 make_leaf(u64 hpa, unsigned int level, u64 flags)
 	return leaf;
 }
 
-/* Whether a TLB that holds the old leaf must not go on using it. Rights that are only added need no flush: the access
- * that was refused has dropped the TLB's copy (APM2 §5.5.2). */
-static bool leaf_takes_away(u64 old, u64 new)
+/* Whether a TLB that holds the old leaf must not go on using it. Rights that are only added need no
+ * flush: the access that was refused has dropped the TLB's copy (APM2 §5.5.2). */
+static bool leaf_takes_away(u64 old, u64 leaf)
 {
-	return (old & PTE_P) &&
-	       (((old ^ new) & ~(PTE_W | PTE_NX)) || (old & ~new & PTE_W) || (new & ~old & PTE_NX));
+	u64 lost = (old & ~leaf & PTE_W) | (leaf & ~old & PTE_NX);
+
+	return (old & PTE_P) && (lost || ((old ^ leaf) & ~(PTE_W | PTE_NX)));
 }
 
 int shadow_map(struct shadow *sh, struct shadow_space *space, u64 gpa, u64 hpa, u64 page_bytes,
 	       u64 flags, u64 **leaf)
 {
 	struct shadow_pool *pool = &sh->pool;
-	unsigned int level = ROOT_LEVEL, leaf_level = page_bytes == PAGE_1G ? 3 : page_bytes == PAGE_2M ? 2 : 1;
-	u64 *table = page_entries(pool, space->root), *entry, new;
+	unsigned int level = ROOT_LEVEL, leaf_level = page_bytes == PAGE_1G   ? 3
+						      : page_bytes == PAGE_2M ? 2
+									      : 1;
+	u64 *table = page_entries(pool, space->root), *entry, new_leaf;
 	unsigned int root_index;
+	u32 page;
 
 	if (gpa >> (shift_of(ROOT_LEVEL) + 9))
 		return -E_RANGE;
@@ -227,9 +233,7 @@ int shadow_map(struct shadow *sh, struct shadow_space *space, u64 gpa, u64 hpa, 
 		}
 		if (level <= leaf_level)
 			break;
-
-		u32 page = pool_take(pool);
-
+		page = pool_take(pool);
 		if (page == NONE)
 			return -E_NOMEM;
 		pool->links[page] = pool->links[space->root];
@@ -246,10 +250,10 @@ int shadow_map(struct shadow *sh, struct shadow_space *space, u64 gpa, u64 hpa, 
 	}
 
 	hpa = ALIGN_DOWN(hpa, page_bytes) + (gpa & (page_bytes - 1));
-	new = make_leaf(ALIGN_DOWN(hpa, BIT(shift_of(level))), level, flags);
-	if (leaf_takes_away(*entry, new))
+	new_leaf = make_leaf(ALIGN_DOWN(hpa, BIT(shift_of(level))), level, flags);
+	if (leaf_takes_away(*entry, new_leaf))
 		space->tlb_flush = true;
-	*entry = new;
+	*entry = new_leaf;
 	if (leaf)
 		*leaf = entry;
 	return 0;
@@ -269,7 +273,8 @@ enum shadow_result shadow_fault(struct shadow *sh, struct shadow_space *space, u
 	bool in_hole;
 
 	*out = (struct shadow_fault){0};
-	if (gpa >> (shift_of(ROOT_LEVEL) + 9)) { /* only with 5-level tables: not present for a 4-level CPU */
+	if (gpa >> (shift_of(ROOT_LEVEL) +
+		    9)) { /* only with 5-level tables: not present for a 4-level CPU */
 		out->error_code = PFERR_U | access;
 		return SHADOW_REFLECT;
 	}
@@ -286,7 +291,8 @@ enum shadow_result shadow_fault(struct shadow *sh, struct shadow_space *space, u
 	hpa = in_hole ? sh->hole_page_hpa : base;
 
 	flags = (t.cache & 3u) * PTE_PWT | (t.cache & 4 ? PTE_PAT_4K : 0) | (t.exec ? 0 : PTE_NX);
-	/* Read-only while L1's leaf is clean, so that the first write comes here and sets D (APM2 §15.25.5). */
+	/* Read-only while L1's leaf is clean, so that the first write comes here and sets D (APM2
+	 * §15.25.5). */
 	if (t.write && t.dirty && !in_hole)
 		flags |= PTE_W;
 

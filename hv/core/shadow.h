@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* Shadow of L1's nested page tables: the tables that the hardware uses while L2 runs. They are a software TLB: filled
- * by nested page faults, and allowed to be stale until L1 flushes (APM2 §15.16, §15.25). Nothing in L1's memory is
- * write-protected. One struct shadow belongs to one CPU: no locking. */
+/* Shadow of L1's nested page tables: the tables that the hardware uses while L2 runs. They are a
+ * software TLB: filled by nested page faults, and allowed to be stale until L1 flushes (APM2
+ * §15.16, §15.25). Nothing in L1's memory is write-protected. One struct shadow belongs to one CPU:
+ * no locking. */
 #ifndef TALLY_CORE_SHADOW_H
 #define TALLY_CORE_SHADOW_H
 
@@ -21,7 +22,7 @@ struct range {
 struct shadow_pool {
 	u8 *va;
 	u64 hpa;
-	u32 *links; /* count numbers, given by the caller: what page comes next in the list a page is on */
+	u32 *links; /* the caller's; count numbers: what page comes next in the list a page is on */
 	u32 count;
 	u32 used;  /* pages that belong to a space now */
 	u32 fresh; /* pages from here on were never used */
@@ -36,8 +37,8 @@ struct shadow_space {
 	u32 vasid; /* L1's ASID */
 	struct npt_mode mode;
 	bool in_use;
-	/* The hardware may still hold translations that the shadow no longer has: flush the space's real ASID at the
-	 * next VMRUN with it, and then clear this. */
+	/* The hardware may still hold translations that the shadow no longer has: flush the space's
+	 * real ASID at the next VMRUN with it, and then clear this. */
 	bool tlb_flush;
 	u16 root_entries; /* entries of the root from here on are 0 */
 	u32 root, last;	  /* the space's pages: a list that starts with the root */
@@ -47,8 +48,8 @@ struct shadow_space {
 struct shadow {
 	struct shadow_pool pool;
 	const struct guest_memory *mem;
-	struct range hole;	 /* L0's own memory: L2 never gets it; whole pages */
-	u64 hole_page_hpa;	 /* a page of FFh that stands for each page of the hole, read-only */
+	struct range hole; /* L0's own memory: L2 never gets it; whole pages */
+	u64 hole_page_hpa; /* a page of FFh that stands for each page of the hole, read-only */
 	u64 clock;
 	u64 flushes, evictions, fills; /* statistics */
 	struct shadow_space space[SHADOW_SPACES];
@@ -58,33 +59,35 @@ struct shadow {
 int shadow_init(struct shadow *sh, const struct guest_memory *mem, u8 *va, u64 hpa, u32 *links,
 		u32 count, struct range hole, u64 hole_page_hpa);
 
-/* The space for (vasid, ncr3, mode): the one that is there, or a new empty one, for which the least recently used
- * one may have to go. Never fails. Other spaces' pointers stay valid memory but may have another meaning afterwards:
- * ask again at each VMRUN. */
-struct shadow_space *shadow_get(struct shadow *sh, u32 vasid, u64 ncr3, const struct npt_mode *mode);
+/* The space for (vasid, ncr3, mode): the one that is there, or a new empty one, for which the least
+ * recently used one may have to go. Never fails. Other spaces' pointers stay valid memory but may
+ * have another meaning afterwards: ask again at each VMRUN. */
+struct shadow_space *shadow_get(struct shadow *sh, u32 vasid, u64 ncr3,
+				const struct npt_mode *mode);
 
 /* Drops all translations of a space, of all spaces of one of L1's ASIDs, of all spaces. */
 void shadow_flush(struct shadow *sh, struct shadow_space *space);
 void shadow_flush_vasid(struct shadow *sh, u32 vasid);
 void shadow_flush_all(struct shadow *sh);
 
-/* Gives all spaces and all pages back; then pool.used is 0. The caller flushes the hardware's TLB. */
+/* Gives all spaces and pages back; then pool.used is 0. The caller flushes the hardware's TLB. */
 void shadow_unmap_all(struct shadow *sh);
 
 /* Makes room: drops every other space, and all translations of this one. */
 void shadow_reclaim(struct shadow *sh, struct shadow_space *space);
 
 /* Number of the space, 0..SHADOW_SPACES-1: for a real ASID per space. */
-static inline unsigned int shadow_space_idx(const struct shadow *sh, const struct shadow_space *space)
+static inline unsigned int shadow_space_idx(const struct shadow *sh,
+					    const struct shadow_space *space)
 {
 	return (unsigned int)(space - sh->space);
 }
 
-/* Installs one leaf for the page of page_bytes (4K, 2M, 1G) around gpa; flags: PTE_W, PTE_NX, and PTE_PWT, PTE_PCD,
- * PTE_PAT_4K for the memory type (in the 4K format for all sizes). A larger leaf in the way is replaced by a table;
- * where a table is in the way of a larger page, only the 4K or 2M piece around gpa is mapped.
- * *leaf (may be NULL): the entry. 0, -E_NOMEM if the pool is empty (shadow_reclaim() and try again), -E_RANGE
- * for gpa >= 2^48, which a 4-level root cannot map. */
+/* Installs one leaf for the page of page_bytes (4K, 2M, 1G) around gpa; flags: PTE_W, PTE_NX, and
+ * PTE_PWT, PTE_PCD, PTE_PAT_4K for the memory type (in the 4K format for all sizes). A larger leaf
+ * in the way is replaced by a table; where a table is in the way of a larger page, only the 4K or
+ * 2M piece around gpa is mapped. *leaf (may be NULL): the entry. 0, -E_NOMEM if the pool is empty
+ * (shadow_reclaim() and try again), -E_RANGE for gpa >= 2^48, which a 4-level root cannot map. */
 int shadow_map(struct shadow *sh, struct shadow_space *space, u64 gpa, u64 hpa, u64 page_bytes,
 	       u64 flags, u64 **leaf);
 
@@ -95,14 +98,14 @@ enum shadow_result {
 };
 
 struct shadow_fault {
-	u32 error_code; /* SHADOW_REFLECT: EXITINFO1[31:0]; bits 32 and 33 are those that the hardware gave */
-	u64 *leaf;	/* otherwise: the shadow's entry for the page, in a 4K table for SHADOW_HOLE_WRITE */
+	u32 error_code; /* SHADOW_REFLECT: EXITINFO1[31:0]; 33:32 are the hardware's */
+	u64 *leaf;	/* otherwise: the entry for the page, in a 4K table for SHADOW_HOLE_WRITE */
 	u64 l1_gpa;	/* otherwise: L1-physical address of the access */
 	u64 page_bytes; /* otherwise: size of the leaf */
 };
 
-/* Handles a nested page fault of L2 at L2-physical gpa; error_code: EXITINFO1 (W and ID are looked at).
- * Makes room in the pool itself when there is none: then other spaces are gone. */
+/* Handles a nested page fault of L2 at L2-physical gpa; error_code: EXITINFO1 (W and ID are looked
+ * at). Makes room in the pool itself when there is none: then other spaces are gone. */
 enum shadow_result shadow_fault(struct shadow *sh, struct shadow_space *space, u64 gpa,
 				u64 error_code, struct shadow_fault *out);
 

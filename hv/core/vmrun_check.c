@@ -10,7 +10,8 @@ static ALWAYS_INLINE u64 pat_bad(u64 pat)
 	       (pat & (0x02 * PAT_BYTES) & ~((pat & (0x04 * PAT_BYTES)) >> 1));
 }
 
-/* A map of so many bytes, bits 11:0 of its address ignored, that does not end below the physical address size. */
+/* A map of so many bytes, bits 11:0 of its address ignored, that does not end below the physical
+ * address size. */
 static ALWAYS_INLINE bool map_beyond(u64 base, u64 map_bytes, const struct vmrun_limits *lim)
 {
 	return base >= lim->phys_end - (map_bytes - PAGE_SIZE);
@@ -31,14 +32,15 @@ static enum vmrun_rule event_rule(u64 event, const struct vmcb_save *s,
 	case EVENT_TYPE_EXCEPTION:
 		break;
 	default:
-		return VMRUN_RULE_EVENT_TYPE;
+		return VMRUN_RULE_EVENT_BAD_TYPE;
 	}
 	if (vector >= 32 || !((lim->exceptions >> vector) & 1))
-		return VMRUN_RULE_EVENT_VECTOR;
-	/* INTO and BOUND do not exist in 64-bit mode (APM3 tables 3-1, B-2): impossible for the guest's mode, APM2 §15.20. */
+		return VMRUN_RULE_EVENT_BAD_VECTOR;
+	/* INTO and BOUND do not exist in 64-bit mode (APM3 tables 3-1, B-2): impossible for the
+	 * guest's mode, APM2 §15.20. */
 	if ((vector == VEC_OF || vector == VEC_BR) && (s->efer & EFER_LME) && (s->cr0 & CR0_PG) &&
 	    (s->cs.attrib & SEG_ATTR_L))
-		return VMRUN_RULE_EVENT_MODE;
+		return VMRUN_RULE_EVENT_BAD_MODE;
 	return VMRUN_OK;
 }
 
@@ -54,13 +56,13 @@ static NOINLINE enum vmrun_rule find_rule(const struct vmcb_control *c, const st
 	if (!c->asid)
 		return VMRUN_RULE_ASID;
 	if (!(s->efer & EFER_SVME))
-		return VMRUN_RULE_EFER_SVME;
+		return VMRUN_RULE_EFER_NO_SVME;
 	if (!lim->long_mode && (s->efer & (EFER_LME | EFER_LMA)))
 		return VMRUN_RULE_EFER_LONG_MODE;
 	if (s->efer & lim->efer_mbz)
 		return VMRUN_RULE_EFER_MBZ;
 	if ((s->cr0 & (CR0_CD | CR0_NW)) == CR0_NW)
-		return VMRUN_RULE_CR0_NW;
+		return VMRUN_RULE_CR0_NW_NO_CD;
 	if (s->cr0 >> 32)
 		return VMRUN_RULE_CR0_HIGH;
 	if (s->cr3 & phys_mbz)
@@ -100,8 +102,9 @@ static NOINLINE enum vmrun_rule find_rule(const struct vmcb_control *c, const st
 	return VMRUN_OK;
 }
 
-/* On the path of each nested VMRUN, hence few branches: everything that must be zero is collected and tested once.
- * What is not the ordinary case (an event, no long mode, no nested paging) goes to find_rule(), which decides. */
+/* On the path of each nested VMRUN, hence few branches: everything that must be zero is collected
+ * and tested once. What is not the ordinary case (an event, no long mode, no nested paging) goes to
+ * find_rule(), which decides. */
 enum vmrun_rule vmrun_check(const struct vmcb_control *c, const struct vmcb_save *s,
 			    const struct vmrun_limits *lim)
 {
@@ -133,7 +136,7 @@ enum vmrun_rule vmrun_check_pdptes(const struct guest_memory *mem, const struct 
 
 	if (!vmrun_uses_pdptes(c, s))
 		return VMRUN_OK;
-	for (unsigned int i = 0; i < 4; i++) {
+	for (u64 i = 0; i < 4; i++) {
 		u64 pdpte = guest_read64(mem, table + 8 * i);
 
 		if ((pdpte & PTE_P) && (pdpte & mbz))

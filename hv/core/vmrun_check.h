@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Consistency checks of VMRUN on our copy of vmcb12: what hardware answers with VMEXIT_INVALID. APM2 rev. 3.44 §15.5.1. */
+/* Consistency checks of VMRUN on our copy of vmcb12: what hardware answers with VMEXIT_INVALID.
+ * APM2 rev. 3.44 §15.5.1. */
 #ifndef TALLY_CORE_VMRUN_CHECK_H
 #define TALLY_CORE_VMRUN_CHECK_H
 
@@ -12,10 +13,10 @@
 #define VMRUN_RULES(X)                                                                             \
 	X(VMRUN_INTERCEPT, "the VMRUN intercept is clear (15.5.1)")                                \
 	X(ASID, "the guest ASID is 0 (15.5.1)")                                                    \
-	X(EFER_SVME, "EFER.SVME is 0 (15.5.1)")                                                    \
+	X(EFER_NO_SVME, "EFER.SVME is 0 (15.5.1)")                                                 \
 	X(EFER_LONG_MODE, "EFER.LME or LMA is set and the CPU has no long mode (15.5.1)")          \
 	X(EFER_MBZ, "a reserved bit of EFER is set (15.5.1)")                                      \
-	X(CR0_NW, "CR0.NW is set and CR0.CD is clear (15.5.1)")                                    \
+	X(CR0_NW_NO_CD, "CR0.NW is set and CR0.CD is clear (15.5.1)")                              \
 	X(CR0_HIGH, "CR0[63:32] is not 0 (15.5.1)")                                                \
 	X(CR3_MBZ, "CR3 is beyond the physical address size (15.5.1)")                             \
 	X(CR4_MBZ, "a reserved bit of CR4 is set (15.5.1)")                                        \
@@ -28,9 +29,9 @@
 	X(MSRPM, "the MSR permission map ends beyond the physical address size (15.5.1)")          \
 	X(CET_WP, "CR4.CET is set and CR0.WP is clear (15.5.1)")                                   \
 	X(S_CET_MBZ, "a reserved bit of S_CET is set (15.5.1)")                                    \
-	X(EVENT_TYPE, "EVENTINJ has a reserved type (15.20)")                                      \
-	X(EVENT_VECTOR, "EVENTINJ is an exception with a vector that is none (15.20)")             \
-	X(EVENT_MODE, "EVENTINJ is #OF or #BR in 64-bit mode (15.20)")                             \
+	X(EVENT_BAD_TYPE, "EVENTINJ has a reserved type (15.20)")                                  \
+	X(EVENT_BAD_VECTOR, "EVENTINJ is an exception with a vector that is none (15.20)")         \
+	X(EVENT_BAD_MODE, "EVENTINJ is #OF or #BR in 64-bit mode (15.20)")                         \
 	X(V_NMI, "V_NMI_ENABLE is set and NMI is not intercepted (15.21.10)")                      \
 	X(NP_HOST_PAGING, "NP_ENABLE is set and the host's CR0.PG is clear (15.25.3)")             \
 	X(NCR3_MBZ, "nCR3 is beyond the physical address size (15.25.4)")                          \
@@ -45,21 +46,21 @@ enum vmrun_rule {
 		VMRUN_RULE_COUNT,
 };
 
-/* The vectors that EVENTINJ type 3 may have: all that are exceptions on every SVM CPU. Add BIT(VEC_CP) if
- * shadow stacks are exposed; #VC exists for SEV-ES guests only. */
+/* The vectors that EVENTINJ type 3 may have: all that are exceptions on every SVM CPU. Add
+ * BIT(VEC_CP) if shadow stacks are exposed; #VC exists for SEV-ES guests only. */
 #define VMRUN_EXCEPTIONS                                                                           \
 	((u32)(BIT(VEC_DE) | BIT(VEC_DB) | BITS(VEC_DF, VEC_BP) | BITS(VEC_PF, VEC_TS) |           \
 	       BITS(VEC_XF, VEC_MF) | BIT(VEC_HV) | BIT(VEC_SX)))
 
 struct vmrun_limits {
-	u64 phys_end;	  /* 2^phys_bits of the machine that L1 sees */
-	u64 efer_mbz;	  /* EFER bits that L1's CPUID does not allow; without long mode with LME and LMA */
-	u64 cr4_mbz;	  /* CR4 bits likewise */
-	u64 s_cet_mbz;	  /* 0 where CET is not exposed: the field is not loaded then */
-	u32 exceptions;	  /* VMRUN_EXCEPTIONS and what CPUID adds */
-	bool long_mode;	  /* only for telling EFER_LONG_MODE from EFER_MBZ */
-	bool vnmi;	  /* virtual NMI is exposed */
-	bool l1_paging;	  /* L1's own CR0.PG at this VMRUN */
+	u64 phys_end;	/* 2^phys_bits of the machine that L1 sees */
+	u64 efer_mbz;	/* what L1's CPUID does not allow; without long mode also LME and LMA */
+	u64 cr4_mbz;	/* CR4 bits likewise */
+	u64 s_cet_mbz;	/* 0 where CET is not exposed: the field is not loaded then */
+	u32 exceptions; /* VMRUN_EXCEPTIONS and what CPUID adds */
+	bool long_mode; /* only for telling EFER_LONG_MODE from EFER_MBZ */
+	bool vnmi;	/* virtual NMI is exposed */
+	bool l1_paging; /* L1's own CR0.PG at this VMRUN */
 };
 
 /* VMRUN_OK or the rule that is broken. Does not look at memory: see vmrun_check_pdptes(). */
@@ -73,7 +74,8 @@ static inline bool vmrun_uses_pdptes(const struct vmcb_control *c, const struct 
 	       !(s->efer & EFER_LME);
 }
 
-/* The four PDPTEs at the guest's CR3: VMRUN_OK or VMRUN_RULE_PDPTE. Call it after vmrun_check() passed. */
+/* The four PDPTEs at the guest's CR3: VMRUN_OK or VMRUN_RULE_PDPTE. Call it after vmrun_check()
+ * passed. */
 enum vmrun_rule vmrun_check_pdptes(const struct guest_memory *mem, const struct vmcb_control *c,
 				   const struct vmcb_save *s);
 

@@ -60,7 +60,8 @@ static u64 reserved_bits(const struct npt_mode *mode, unsigned int level, bool l
 		/* bits 20:13 of a 4-Mbyte page are address bits 39:32 */
 		if (!leaf || level == 1)
 			return 0;
-		return BIT(21) | (mode->phys_bits < 40 ? BITS(20, 20 - (40 - mode->phys_bits) + 1) : 0);
+		return BIT(21) |
+		       (mode->phys_bits < 40 ? BITS(20, 20 - (40 - mode->phys_bits) + 1) : 0);
 	}
 	mbz = mode->phys_bits < 52 ? BITS(51, mode->phys_bits) : 0;
 	if (mode->levels == 3)
@@ -70,7 +71,8 @@ static u64 reserved_bits(const struct npt_mode *mode, unsigned int level, bool l
 	if (!mode->nxe)
 		mbz |= PTE_NX;
 	if (level >= 4)
-		mbz |= PTE_PS | PTE_G; /* G is ignored in the other levels' tables, but not in these */
+		mbz |= PTE_PS |
+		       PTE_G; /* G is ignored in the other levels' tables, but not in these */
 	if (leaf && level == 3)
 		mbz |= BITS(29, 13) | (mode->pdpe1gb ? 0 : PTE_PS);
 	if (leaf && level == 2)
@@ -106,7 +108,8 @@ struct npt_mode npt_mode_of(u64 cr4, u64 efer, unsigned int phys_bits, bool pdpe
 	return mode;
 }
 
-/* Sets bits in an entry. False if the entry is no longer what it was: then it must be looked at again. */
+/* Sets bits in an entry. False if the entry is no longer what it was: then it must be looked at
+ * again. */
 static bool update_entry(const struct guest_memory *mem, const struct npt_mode *mode, u64 gpa,
 			 u64 entry, u64 set)
 {
@@ -167,7 +170,8 @@ int walk_nested(const struct guest_memory *mem, const struct npt_mode *mode, u64
 			if (access & PFERR_W)
 				set |= PTE_D;
 		}
-		/* Tables were read, so A is set in them even if the walk ends in a fault later (APM2 §5.4.2). */
+		/* Tables were read, so A is set in them even if the walk ends in a fault later
+		 * (APM2 §5.4.2). */
 		if (!(access & WALK_KEEP_AD)) {
 			if (!update_entry(mem, mode, at, entry, set))
 				continue;
@@ -201,7 +205,8 @@ struct guest_space {
 	u64 ncr3;
 };
 
-/* A physical address of the guest -> L1-physical. *page_bytes: up to where the next byte is in the same page. */
+/* A physical address of the guest -> L1-physical. *page_bytes: up to where the next byte is in the
+ * same page. */
 static int to_l1(const struct guest_space *space, u64 gpa, u64 *l1_gpa, u64 *page_bytes)
 {
 	struct nested_translation t;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Page-table walks in software: L1's and L2's own tables (for instruction fetch) and L1's nested tables.
- * APM2 rev. 3.44 §5.2-5.5, §15.25. */
+/* Page-table walks in software: L1's and L2's own tables (for instruction fetch) and L1's nested
+ * tables. APM2 rev. 3.44 §5.2-5.5, §15.25. */
 #ifndef TALLY_CORE_WALK_H
 #define TALLY_CORE_WALK_H
 
@@ -8,8 +8,8 @@
 #include "x86/cr.h"
 
 /* L1's physical memory as the hypervisor sees it: address gpa is at base + gpa, for gpa < limit =
- * 2^phys_bits; beyond that there is nothing, and a read gives all ones. The hypervisor's own pages are
- * pages of FFh in it. base may be NULL: hence no pointer arithmetic, only guest_at(). */
+ * 2^phys_bits; beyond that there is nothing, and a read gives all ones. The hypervisor's own pages
+ * are pages of FFh in it. base may be NULL: hence no pointer arithmetic, only guest_at(). */
 struct guest_memory {
 	u8 *base;
 	u64 limit;
@@ -23,14 +23,16 @@ static ALWAYS_INLINE void *guest_at(const struct guest_memory *mem, u64 gpa)
 /* Naturally aligned reads; all ones beyond the limit. */
 static ALWAYS_INLINE u64 guest_read64(const struct guest_memory *mem, u64 gpa)
 {
-	return likely(gpa < mem->limit) ? __atomic_load_n((u64 *)guest_at(mem, gpa), __ATOMIC_RELAXED) :
-					  ~0ull;
+	return likely(gpa < mem->limit)
+		       ? __atomic_load_n((u64 *)guest_at(mem, gpa), __ATOMIC_RELAXED)
+		       : ~0ull;
 }
 
 static ALWAYS_INLINE u32 guest_read32(const struct guest_memory *mem, u64 gpa)
 {
-	return likely(gpa < mem->limit) ? __atomic_load_n((u32 *)guest_at(mem, gpa), __ATOMIC_RELAXED) :
-					  ~0u;
+	return likely(gpa < mem->limit)
+		       ? __atomic_load_n((u32 *)guest_at(mem, gpa), __ATOMIC_RELAXED)
+		       : ~0u;
 }
 
 /* ---- the guest's own tables ---- */
@@ -39,8 +41,8 @@ struct walk_state {
 	u64 cr0, cr3, cr4, efer;
 };
 
-/* Translates a linear address of L1 by L1's tables, in any paging mode. Checks present and reserved bits but no
- * permissions, and sets no A/D bits: it follows an access that the CPU has just made.
+/* Translates a linear address of L1 by L1's tables, in any paging mode. Checks present and reserved
+ * bits but no permissions, and sets no A/D bits: it follows an access that the CPU has just made.
  * *page_bytes (may be NULL): size of the page. 0, or -E_FAULT if there is no translation. */
 int walk_guest(const struct guest_memory *mem, const struct walk_state *st, u64 gva, u64 *gpa,
 	       u64 *page_bytes);
@@ -79,9 +81,10 @@ struct nested_translation {
 	u32 error_code; /* after -E_FAULT: EXITINFO1[31:0] of the NPF to give to L1 */
 };
 
-/* Translates an L2-physical address by L1's nested tables, as a user access (APM2 §15.25.5); access: PFERR_W for
- * a write, PFERR_ID for an instruction fetch, else a read. Sets A on the way and D on the leaf of a write, each by
- * compare-exchange. 0, or -E_FAULT with out->error_code (bits 32 and 33 are the caller's). */
+/* Translates an L2-physical address by L1's nested tables, as a user access (APM2 §15.25.5);
+ * access: PFERR_W for a write, PFERR_ID for an instruction fetch, else a read. Sets A on the way
+ * and D on the leaf of a write, each by compare-exchange. 0, or -E_FAULT with out->error_code (bits
+ * 32 and 33 are the caller's). */
 int walk_nested(const struct guest_memory *mem, const struct npt_mode *mode, u64 ncr3, u64 gpa,
 		u32 access, struct nested_translation *out);
 
@@ -90,8 +93,8 @@ int walk_nested(const struct guest_memory *mem, const struct npt_mode *mode, u64
 int walk_guest2(const struct guest_memory *mem, const struct walk_state *st,
 		const struct npt_mode *mode, u64 ncr3, u64 gva, u64 *gpa, u64 *page_bytes);
 
-/* Copies up to n instruction bytes from linear address gva (which wraps at 4 GBytes outside long mode) and returns
- * how many could be read. mode NULL: by walk_guest(); otherwise by walk_guest2(). */
+/* Copies up to n instruction bytes from linear address gva (which wraps at 4 GBytes outside long
+ * mode) and returns how many could be read. mode NULL: by walk_guest(); otherwise by walk_guest2(). */
 unsigned int walk_fetch(const struct guest_memory *mem, const struct walk_state *st,
 			const struct npt_mode *mode, u64 ncr3, u64 gva, u8 *buf, unsigned int n);
 
@@ -103,15 +106,16 @@ static ALWAYS_INLINE bool walk_is_long(u64 cr4, u64 efer)
 	return (efer & EFER_LMA) && !(cr4 & CR4_LA57);
 }
 
-/* walk_guest() for 4-level long mode, for an address that the CPU has just fetched from: reserved and NX bits and
- * canonical form are not looked at. False if an entry is not present; then nothing can be said, ask walk_guest().
- * Never reads beyond the limit, whatever the tables hold. */
+/* walk_guest() for 4-level long mode, for an address that the CPU has just fetched from: reserved
+ * and NX bits and canonical form are not looked at. False if an entry is not present; then nothing
+ * can be said, ask walk_guest(). Never reads beyond the limit, whatever the tables hold. */
 static ALWAYS_INLINE bool walk_long_fast(const struct guest_memory *mem, u64 cr3, u64 gva, u64 *gpa)
 {
 	const u64 addr = (mem->limit - 1) & ~0xfffull;
 	u64 e, offset;
 
-	/* One end per page size, the smallest first: nearly all that is left is one load and one branch per level. */
+	/* One end per page size, the smallest first: nearly all that is left is one load and one
+	 * branch per level. */
 #define WALK_ENTRY(table, shift)                                                                   \
 	__atomic_load_n((u64 *)guest_at(mem, ((table)&addr) + 8 * ((gva >> (shift)) & 511)),       \
 			__ATOMIC_RELAXED)
