@@ -4,8 +4,6 @@
 
 static_assert(SVME0_STOP == 0 && SVME0_COUNT == 1, "columns of the truth table");
 static_assert(EVTSEL_HOSTONLY == EVTSEL_GUESTONLY << 1, "rows of the truth table");
-#define HOST_GUEST_SHIFT 40
-static_assert(EVTSEL_GUESTONLY == BIT(HOST_GUEST_SHIFT), "rows of the truth table");
 
 bool pmu_counts(u64 eventsel, bool svme, bool in_l2, enum svme0_rule rule)
 {
@@ -17,7 +15,7 @@ bool pmu_counts(u64 eventsel, bool svme, bool in_l2, enum svme0_rule rule)
 		/* both      */ {false, true, true, true},
 	};
 
-	return counts[(eventsel >> HOST_GUEST_SHIFT) & 3][svme ? 2u + in_l2 : (unsigned int)rule];
+	return counts[eventsel / EVTSEL_GUESTONLY % 4][svme ? 2u + in_l2 : (unsigned int)rule];
 }
 
 void pmu_init(struct pmu *pmu, struct pmu_hw *hw, enum svme0_rule rule)

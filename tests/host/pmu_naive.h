@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the PMU tests compare with: the manual's table in full, a selector model that recomputes all
+ * counters at every commit and knows no bitmap, and a recorder that stands between pmu/ and a
+ * backend and counts what passes.
+ */
+#ifndef TALLY_TEST_PMU_NAIVE_H
+#define TALLY_TEST_PMU_NAIVE_H
+
+#include "pmu/pmu.h"
+#include "test.h"
+
+/* APM2 table 13-4 by hand; the last column is the rule of SVME0_COUNT. Below, numbers instead of
+ * the names of x86/pmu.h, so that a wrong definition there is found. */
+static const struct naive_row {
+	u8 host_only, guest_only, svme, in_l2, stop, count;
+} naive_table[] = {
+	{0, 0, 0, 0, 1, 1}, {0, 0, 0, 1, 1, 1}, {0, 0, 1, 0, 1, 1}, {0, 0, 1, 1, 1, 1},
+	{0, 1, 0, 0, 0, 1}, {0, 1, 0, 1, 0, 1}, {0, 1, 1, 0, 0, 0}, {0, 1, 1, 1, 1, 1},
+	{1, 0, 0, 0, 0, 1}, {1, 0, 0, 1, 0, 1}, {1, 0, 1, 0, 1, 1}, {1, 0, 1, 1, 0, 0},
+	{1, 1, 0, 0, 0, 1}, {1, 1, 0, 1, 0, 1}, {1, 1, 1, 0, 1, 1}, {1, 1, 1, 1, 1, 1},
+};
+
+#define NAIVE_HOSTONLY (1ull << 41)
+#define NAIVE_GUESTONLY (1ull << 40)
+#define NAIVE_EN (1ull << 22)
+#define NAIVE_OS (1ull << 17)
+#define NAIVE_USR (1ull << 16)
+#define NAIVE_WRITABLE 0x30fffd7ffffull
+#define NAIVE_COUNTER ((1ull << 48) - 1)
+
+static inline bool naive_counts(u64 eventsel, bool svme, bool in_l2, enum svme0_rule rule)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(naive_table); i++) {
+		const struct naive_row *row = &naive_table[i];
+
+		if (row->host_only == !!(eventsel & NAIVE_HOSTONLY) &&
+		    row->guest_only == !!(eventsel & NAIVE_GUESTONLY) && row->svme == svme &&
+		    row->in_l2 == in_l2)
+			return rule == SVME0_STOP ? row->stop : row->count;
+	}
+	test_fail(__FILE__, __LINE__, "the table lacks a row");
+	return false;
+}
+
+/* Does the selector's CPL filter pass this CPL? */
+static inline bool naive_passes(u64 eventsel, unsigned int cpl)
+{
+	return eventsel & (cpl ? NAIVE_USR : NAIVE_OS);
+}
+
+static inline u64 naive_event(u64 eventsel)
+{
+	return (eventsel & 0xff) | ((eventsel >> 32 & 0xf) << 8);
+}
+
+/* No EDGE, INV, CMASK or unit mask. */
+static inline bool naive_is_plain(u64 eventsel)
+{
+	return !(eventsel & 0xff84ff00);
+}
+
+struct naive {
+	enum svme0_rule rule;
+	bool svme, in_l2;
+	bool written[PMU_COUNTERS]; /* something else than 0 */
+	u64 eventsel[PMU_COUNTERS];
+	u64 hw[PMU_COUNTERS]; /* the machine's, at the last commit */
+	u64 hw_changes;
+	u64 count[PMU_COUNTERS];
+};
+
+static inline void naive_write_eventsel(struct naive *naive, unsigned int idx, u64 value)
+{
+	naive->eventsel[idx] = value & NAIVE_WRITABLE;
+	naive->written[idx] |= naive->eventsel[idx] != 0;
+}
+
+static inline void naive_commit(struct naive *naive)
+{
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++) {
+		u64 eventsel = naive->eventsel[idx], hw = 0;
+
+		if (naive->written[idx]) {
+			hw = (eventsel & ~NAIVE_HOSTONLY & ~NAIVE_EN) | NAIVE_GUESTONLY;
+			if (eventsel & NAIVE_EN &&
+			    naive_counts(eventsel, naive->svme, naive->in_l2, naive->rule))
+				hw |= NAIVE_EN;
+		}
+		naive->hw_changes += hw != naive->hw[idx];
+		naive->hw[idx] = hw;
+	}
+}
+
+static inline void naive_add(struct naive *naive, unsigned int idx, u64 events)
+{
+	naive->count[idx] = (naive->count[idx] + events) & NAIVE_COUNTER;
+}
+
+/* Holds what a machine would, and hands every call on to `inner` if there is one. */
+struct pmu_recorder {
+	struct pmu_hw hw;
+	struct pmu_hw *inner;
+	u64 eventsel[PMU_COUNTERS];
+	u64 ctr[PMU_COUNTERS];
+	u64 evtsel_writes, calls;
+};
+
+static inline void recorder_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eventsel)
+{
+	struct pmu_recorder *recorder = (struct pmu_recorder *)hw;
+
+	CHECK(recorder->eventsel[idx] != eventsel);
+	recorder->eventsel[idx] = eventsel;
+	recorder->evtsel_writes++;
+	recorder->calls++;
+	if (recorder->inner)
+		recorder->inner->write_evtsel(recorder->inner, idx, eventsel);
+}
+
+static inline void recorder_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
+{
+	struct pmu_recorder *recorder = (struct pmu_recorder *)hw;
+
+	CHECK(start | stop);
+	CHECK_EQ(start & stop, 0);
+	CHECK_EQ((start | stop) >> PMU_COUNTERS, 0);
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++) {
+		if (!((start | stop) >> idx & 1))
+			continue;
+		CHECK_EQ(!!(recorder->eventsel[idx] & NAIVE_EN), stop >> idx & 1);
+		recorder->eventsel[idx] ^= NAIVE_EN;
+		recorder->evtsel_writes++;
+	}
+	recorder->calls++;
+	if (recorder->inner)
+		recorder->inner->write_enables(recorder->inner, start, stop);
+}
+
+static inline u64 recorder_read_ctr(struct pmu_hw *hw, unsigned int idx)
+{
+	struct pmu_recorder *recorder = (struct pmu_recorder *)hw;
+
+	recorder->calls++;
+	return recorder->inner ? recorder->inner->read_ctr(recorder->inner, idx)
+			       : recorder->ctr[idx];
+}
+
+static inline void recorder_write_ctr(struct pmu_hw *hw, unsigned int idx, u64 value)
+{
+	struct pmu_recorder *recorder = (struct pmu_recorder *)hw;
+
+	CHECK_EQ(value & ~NAIVE_COUNTER, 0);
+	recorder->ctr[idx] = value;
+	recorder->calls++;
+	if (recorder->inner)
+		recorder->inner->write_ctr(recorder->inner, idx, value);
+}
+
+static inline struct pmu_recorder recorder_for(struct pmu_hw *inner)
+{
+	return (struct pmu_recorder){
+		.hw =
+			{
+				.write_evtsel = recorder_write_evtsel,
+				.write_enables = recorder_write_enables,
+				.read_ctr = recorder_read_ctr,
+				.write_ctr = recorder_write_ctr,
+			},
+		.inner = inner,
+	};
+}
+
+/* The machine holds what the naive model says, and came to it with no write too many. */
+static inline void naive_check_selectors(const struct naive *naive, const struct pmu *pmu,
+					 const struct pmu_recorder *recorder)
+{
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++) {
+		CHECK_EQ(recorder->eventsel[idx], naive->hw[idx]);
+		CHECK_EQ(pmu_machine_evtsel(pmu, idx), naive->hw[idx]);
+		CHECK_EQ(pmu->eventsel[idx], naive->eventsel[idx]);
+	}
+	CHECK_EQ(recorder->evtsel_writes, naive->hw_changes);
+	CHECK_EQ(pmu->evtsel_writes, naive->hw_changes);
+}
+
+/* Selectors as guests write them, and now and then any 64 bits. */
+static inline u64 naive_random_eventsel(void)
+{
+	static const u64 events[] = {0xc0, 0xc0, 0xc0, 0x76, 0xc2, 0xc6, 0xc1, 0x1000000c0};
+	u64 random = test_random(), eventsel;
+
+	if (random % 16 == 0)
+		return test_random();
+	eventsel = events[test_below(ARRAY_SIZE(events))] | test_below(4) << 40;
+	eventsel |= test_below(8) ? NAIVE_USR | NAIVE_OS : test_below(4) << 16;
+	eventsel |= test_below(8) ? NAIVE_EN : 0;
+	if (random % 16 == 1)
+		eventsel |= test_random() & 0xff84ff00;
+	return eventsel;
+}
+
+/* Counter values: often close to where they wrap. */
+static inline u64 naive_random_count(void)
+{
+	u64 value = test_random();
+
+	return value % 3 ? value : test_below(8) - 4;
+}
+
+#endif

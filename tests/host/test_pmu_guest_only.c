@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: MIT */
+/* Backend `guest-only` on a machine made of arrays, which counts L0's VMRUNs as silicon does. */
+#include "pmu/guest_only.h"
+#include "pmu_naive.h"
+#include "test.h"
+
+#define BOTH_CPL (NAIVE_USR | NAIVE_OS)
+#define INSTRUCTIONS (0xc0 | BOTH_CPL | NAIVE_EN)
+#define BRANCHES (0xc2 | BOTH_CPL | NAIVE_EN)
+#define FAR_TRANSFERS (0xc6 | BOTH_CPL | NAIVE_EN)
+
+struct machine {
+	struct pmu_guest_only backend; /* first: the MSR functions find the rest from it */
+	struct pmu_recorder recorder;
+	struct pmu pmu;
+	bool in_guest;
+	u64 eventsel[PMU_COUNTERS], ctr[PMU_COUNTERS];
+	u64 accesses;
+
+	/* The guest's truth. */
+	struct naive naive;
+	unsigned int cpl[2]; /* of L1, of L2 */
+};
+
+static u64 *machine_register(struct machine *m, u32 msr)
+{
+	u32 offset = msr - 0xc0010200u;
+
+	CHECK(!m->in_guest);
+	CHECK(offset < 12);
+	m->accesses++;
+	return offset & 1 ? &m->ctr[offset / 2] : &m->eventsel[offset / 2];
+}
+
+static u64 machine_rdmsr(struct pmu_guest_only *backend, u32 msr)
+{
+	return *machine_register((struct machine *)backend, msr);
+}
+
+static void machine_wrmsr(struct pmu_guest_only *backend, u32 msr, u64 value)
+{
+	CHECK(!(msr & 1) || value <= NAIVE_COUNTER);
+	*machine_register((struct machine *)backend, msr) = value;
+}
+
+static void machine_init(struct machine *m, enum svme0_rule rule, struct pmu_vmrun_ticks tick)
+{
+	*m = (struct machine){.naive = {.rule = rule}};
+	pmu_guest_only_init(&m->backend, tick, machine_rdmsr, machine_wrmsr);
+	m->recorder = recorder_for(&m->backend.hw);
+	pmu_init(&m->pmu, &m->recorder.hw, rule);
+	CHECK_EQ(m->accesses, 0);
+}
+
+/* A number of each event, for a selector; cycles for one that counts cycles or has a unit mask. */
+struct events {
+	u64 instructions, branches, far_transfers, cycles;
+};
+
+static u64 seen_by(u64 eventsel, const struct events *events)
+{
+	if (!naive_is_plain(eventsel))
+		return events->cycles;
+	switch (naive_event(eventsel)) {
+	case 0xc0:
+		return events->instructions;
+	case 0xc2:
+		return events->branches;
+	case 0xc6:
+		return events->far_transfers;
+	default:
+		return events->cycles;
+	}
+}
+
+/* Real hardware, SVME=1. */
+static void machine_events(struct machine *m, unsigned int cpl, const struct events *events)
+{
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
+		if (m->eventsel[idx] & NAIVE_EN &&
+		    naive_counts(m->eventsel[idx], true, m->in_guest, SVME0_STOP) &&
+		    naive_passes(m->eventsel[idx], cpl))
+			m->ctr[idx] =
+				(m->ctr[idx] + seen_by(m->eventsel[idx], events)) & NAIVE_COUNTER;
+}
+
+static void naive_events(struct machine *m, unsigned int cpl, const struct events *events)
+{
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
+		if (m->naive.hw[idx] & NAIVE_EN && naive_passes(m->naive.hw[idx], cpl))
+			naive_add(&m->naive, idx, seen_by(m->naive.hw[idx], events));
+}
+
+static unsigned int *cpl_now(struct machine *m)
+{
+	return &m->cpl[m->naive.in_l2];
+}
+
+static void check_counts(struct machine *m)
+{
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
+		CHECK_EQ(m->ctr[idx], m->naive.count[idx]);
+}
+
+static void guest_runs(struct machine *m)
+{
+	struct events events = {test_below(1000), test_below(100), test_below(10),
+				test_below(3000)};
+
+	machine_events(m, *cpl_now(m), &events);
+	naive_events(m, *cpl_now(m), &events);
+}
+
+static void vmexit(struct machine *m)
+{
+	const struct events l0 = {123, 45, 6, 789};
+
+	m->in_guest = false;
+	machine_events(m, 0, &l0); /* nobody may see them */
+	check_counts(m);
+}
+
+static void vmrun(struct machine *m)
+{
+	const struct events tick = {m->backend.tick.instructions, m->backend.tick.branches,
+				    m->backend.tick.far_transfers, 0};
+
+	pmu_guest_only_entry(&m->backend, *cpl_now(m));
+	m->in_guest = true;
+	machine_events(m, *cpl_now(m), &tick);
+	check_counts(m);
+}
+
+static void commit(struct machine *m)
+{
+	pmu_commit(&m->pmu);
+	naive_commit(&m->naive);
+	naive_check_selectors(&m->naive, &m->pmu, &m->recorder);
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
+		CHECK_EQ(m->eventsel[idx], m->naive.hw[idx]);
+}
+
+static void retire(struct machine *m)
+{
+	const struct events one = {1, 0, 0, 0};
+
+	pmu_guest_only_retire(&m->backend, *cpl_now(m));
+	naive_events(m, *cpl_now(m), &one);
+}
+
+static void transition(struct machine *m, bool in_l2)
+{
+	pmu_nested_transition(&m->pmu, m->naive.in_l2 = in_l2);
+	commit(m);
+}
+
+static void set_evtsel(struct machine *m, unsigned int idx, u64 value)
+{
+	CHECK_EQ(pmu_wrmsr(&m->pmu, MSR_PERFEVTSEL(idx), value), 0);
+	naive_write_eventsel(&m->naive, idx, value);
+}
+
+static void set_ctr(struct machine *m, unsigned int idx, u64 value)
+{
+	CHECK_EQ(pmu_wrmsr(&m->pmu, MSR_PERFCTR(idx), value), 0);
+	m->naive.count[idx] = value & NAIVE_COUNTER;
+}
+
+/* Register accesses that an exit needs which is no trigger: a read and a write for each counter
+ * that VMRUN would leave wrong. */
+static u64 accesses_needed(struct machine *m, unsigned int owed)
+{
+	u64 accesses = 0;
+
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++) {
+		u64 eventsel = m->naive.hw[idx];
+		const struct events one = {owed, 0, 0, 0},
+				    tick = {m->backend.tick.instructions, m->backend.tick.branches,
+					    m->backend.tick.far_transfers, 0};
+
+		if (eventsel & NAIVE_EN && naive_passes(eventsel, *cpl_now(m)) &&
+		    seen_by(eventsel, &one) != seen_by(eventsel, &tick))
+			accesses += 2;
+	}
+	return accesses;
+}
+
+static struct pmu_vmrun_ticks ticks(unsigned int bits)
+{
+	return (struct pmu_vmrun_ticks){bits & 1, bits & 2, bits & 4};
+}
+
+TEST(guest_only_every_mode)
+{
+	for (unsigned int bits = 0; bits < 1 << 12; bits++) {
+		u64 filter = (u64)(bits >> 4 & 3) << 16, host_guest = (u64)(bits >> 6 & 3) << 40;
+		u64 eventsel = 0xc0 | filter | host_guest | (bits & 256 ? NAIVE_EN : 0);
+		bool svme = bits & 1, in_l2 = bits & 2, emulated = bits & 1024;
+		enum svme0_rule rule = bits & 8 ? SVME0_COUNT : SVME0_STOP;
+		unsigned int cpl = bits & 512 ? 3 : 0;
+		const struct events ten = {10, 0, 0, 0};
+		struct machine m;
+		u64 want;
+
+		machine_init(&m, rule, ticks(bits & 4 ? 7 : 0));
+		pmu_svme_toggle(&m.pmu, m.naive.svme = svme);
+		m.cpl[0] = m.cpl[1] = cpl;
+		set_evtsel(&m, 2, eventsel);
+		transition(&m, in_l2);
+		vmrun(&m);
+		machine_events(&m, cpl, &ten);
+		naive_events(&m, cpl, &ten);
+		vmexit(&m);
+		if (emulated)
+			retire(&m);
+		vmrun(&m);
+
+		want = eventsel & NAIVE_EN && eventsel & (cpl ? NAIVE_USR : NAIVE_OS) &&
+		       naive_counts(eventsel, svme, in_l2, rule);
+		CHECK_EQ(m.ctr[2], want * (emulated ? 11 : 10));
+		CHECK(!m.backend.hw.unsupported(&m.backend.hw, eventsel));
+	}
+}
+
+/* The point of the owed tick: an exit on an emulated instruction, or without counters. */
+TEST(guest_only_ordinary_exit_touches_nothing)
+{
+	struct machine m;
+
+	machine_init(&m, SVME0_STOP, ticks(7));
+	vmrun(&m);
+	for (unsigned int i = 0; i < 100; i++) {
+		vmexit(&m);
+		if (i & 1)
+			retire(&m);
+		vmrun(&m);
+	}
+	CHECK_EQ(m.accesses, 0);
+
+	vmexit(&m);
+	set_evtsel(&m, 0, INSTRUCTIONS);
+	set_evtsel(&m, 1, INSTRUCTIONS & ~NAIVE_OS);
+	set_evtsel(&m, 2, 0x76 | BOTH_CPL | NAIVE_EN);
+	set_evtsel(&m, 3, BRANCHES & ~NAIVE_EN);
+	retire(&m);
+	commit(&m);
+	vmrun(&m);
+	m.accesses = 0;
+	for (unsigned int i = 0; i < 100; i++) {
+		*cpl_now(&m) = i & 1 ? 3 : 0;
+		guest_runs(&m);
+		vmexit(&m);
+		retire(&m);
+		vmrun(&m);
+	}
+	CHECK_EQ(m.accesses, 0);
+
+	/* An interrupt: of the two on instructions only those that the VMRUN ticks. */
+	*cpl_now(&m) = 0;
+	vmexit(&m);
+	vmrun(&m);
+	CHECK_EQ(m.accesses, 2);
+	*cpl_now(&m) = 3;
+	vmexit(&m);
+	vmrun(&m);
+	CHECK_EQ(m.accesses, 6);
+}
+
+TEST(guest_only_corrections)
+{
+	struct machine m;
+
+	machine_init(&m, SVME0_STOP, ticks(7));
+	set_evtsel(&m, 0, INSTRUCTIONS);
+	set_evtsel(&m, 1, BRANCHES);
+	set_evtsel(&m, 2, FAR_TRANSFERS);
+	set_evtsel(&m, 3, BRANCHES | 1 << 24); /* CMASK: cycles */
+	set_evtsel(&m, 4, INSTRUCTIONS | 0x100);
+	commit(&m);
+	/* From 0, taking off one wraps and the VMRUN wraps back. */
+	vmrun(&m);
+	vmexit(&m);
+	m.accesses = 0;
+	pmu_guest_only_entry(&m.backend, 0);
+	CHECK_EQ(m.ctr[0], NAIVE_COUNTER);
+	CHECK_EQ(m.ctr[1], NAIVE_COUNTER);
+	CHECK_EQ(m.ctr[2], NAIVE_COUNTER);
+	CHECK_EQ(m.ctr[3], 0);
+	CHECK_EQ(m.ctr[4], 0);
+	CHECK_EQ(m.accesses, 6);
+
+	/* Without the tick: a retirement is written, an interrupt not, and all ones wrap to 0. */
+	machine_init(&m, SVME0_STOP, ticks(0));
+	set_evtsel(&m, 0, INSTRUCTIONS);
+	set_evtsel(&m, 1, BRANCHES);
+	set_ctr(&m, 0, NAIVE_COUNTER);
+	commit(&m);
+	m.accesses = 0;
+	vmrun(&m);
+	vmexit(&m);
+	CHECK_EQ(m.accesses, 0);
+	retire(&m);
+	vmrun(&m);
+	CHECK_EQ(m.accesses, 2);
+	CHECK_EQ(m.ctr[0], 0);
+}
+
+/* What is owed goes to the counters that ran when it retired, and a read sees it. */
+TEST(guest_only_settles_before_changes)
+{
+	struct machine m;
+	u64 value;
+
+	machine_init(&m, SVME0_STOP, ticks(7));
+	set_evtsel(&m, 0, INSTRUCTIONS);
+	commit(&m);
+	vmrun(&m);
+	vmexit(&m);
+	set_evtsel(&m, 0, INSTRUCTIONS & ~NAIVE_EN);
+	set_evtsel(&m, 1, INSTRUCTIONS);
+	retire(&m); /* in the old state */
+	commit(&m);
+	vmrun(&m);
+	CHECK_EQ(m.ctr[0], 1);
+	CHECK_EQ(m.ctr[1], 0);
+
+	vmexit(&m);
+	retire(&m);
+	CHECK_EQ(pmu_rdpmc(&m.pmu, 1, &value), 0);
+	CHECK_EQ(value, 1);
+	set_ctr(&m, 1, 50);
+	retire(&m);
+	vmrun(&m);
+	CHECK_EQ(m.ctr[1], 51);
+
+	vmexit(&m);
+	retire(&m); /* lost with the old value */
+	set_ctr(&m, 1, 70);
+	vmrun(&m);
+	CHECK_EQ(m.ctr[1], 70);
+}
+
+/* L1 runs VMRUN, and an interrupt for L1 takes L2 out again before L0 gets to its own VMRUN. */
+TEST(guest_only_vmrun_and_back)
+{
+	struct machine m;
+
+	for (unsigned int tick = 0; tick < 2; tick++) {
+		machine_init(&m, SVME0_STOP, ticks(tick));
+		pmu_svme_toggle(&m.pmu, m.naive.svme = true);
+		m.cpl[1] = 3;
+		set_evtsel(&m, 0, INSTRUCTIONS);
+		set_evtsel(&m, 1, INSTRUCTIONS | NAIVE_HOSTONLY);
+		set_evtsel(&m, 2, INSTRUCTIONS | NAIVE_GUESTONLY);
+		set_evtsel(&m, 3, (INSTRUCTIONS & ~NAIVE_OS) | NAIVE_GUESTONLY);
+		set_evtsel(&m, 4, (INSTRUCTIONS & ~NAIVE_USR) | NAIVE_GUESTONLY);
+		set_evtsel(&m, 5, INSTRUCTIONS & ~NAIVE_USR);
+		commit(&m);
+		vmrun(&m);
+		vmexit(&m);
+		transition(&m, true);
+		retire(&m);
+		transition(&m, false);
+		vmrun(&m);
+		CHECK_EQ(m.ctr[0], 1);
+		CHECK_EQ(m.ctr[1], 0);
+		CHECK_EQ(m.ctr[2], 1);
+		CHECK_EQ(m.ctr[3], 1);
+		CHECK_EQ(m.ctr[4], 0);
+		CHECK_EQ(m.ctr[5], 0);
+	}
+}
+
+static void random_exit(struct machine *m)
+{
+	unsigned int idx = (unsigned int)test_below(PMU_COUNTERS);
+	bool in_l2 = m->naive.in_l2;
+	u64 value;
+
+	vmexit(m);
+	m->accesses = 0;
+	switch (test_below(12)) {
+	case 0: /* NPF or INTR, handled by L0 */
+	case 1:
+		value = accesses_needed(m, 0);
+		vmrun(m);
+		CHECK_EQ(m->accesses, value);
+		return;
+	case 2: /* an emulated instruction, in L1 or L2 */
+	case 3:
+	case 4:
+		value = accesses_needed(m, 1);
+		retire(m);
+		vmrun(m);
+		CHECK_EQ(m->accesses, value);
+		return;
+	case 5: /* an exit from L2 that is L1's */
+		if (in_l2) {
+			m->cpl[0] = 0;
+			transition(m, false);
+		}
+		break;
+	case 6: /* VMRUN by L1; every so often L1 gets an interrupt at once */
+	case 7:
+		if (!in_l2 && m->naive.svme) {
+			m->cpl[0] = 0;
+			m->cpl[1] = (unsigned int)test_below(4);
+			transition(m, true);
+			retire(m);
+			if (test_below(4) == 0)
+				transition(m, false);
+		}
+		break;
+	case 8: /* WRMSR EFER */
+		if (!in_l2) {
+			*cpl_now(m) = 0;
+			pmu_svme_toggle(&m->pmu, m->naive.svme = test_below(3));
+			commit(m);
+			retire(m);
+		}
+		break;
+	case 9:
+		*cpl_now(m) = 0;
+		set_evtsel(m, idx, naive_random_eventsel());
+		retire(m);
+		commit(m);
+		break;
+	case 10:
+		*cpl_now(m) = 0;
+		set_ctr(m, idx, naive_random_count());
+		retire(m);
+		break;
+	default: /* RDPMC */
+		CHECK_EQ(pmu_rdpmc(&m->pmu, idx, &value), 0);
+		CHECK_EQ(value, m->naive.count[idx]);
+		retire(m);
+	}
+	vmrun(m);
+}
+
+TEST(guest_only_random_exits)
+{
+	for (unsigned int seed = 0; seed < 32; seed++) {
+		struct machine m;
+
+		test_seed(seed);
+		machine_init(&m, seed & 8 ? SVME0_COUNT : SVME0_STOP, ticks(seed & 7));
+		vmrun(&m);
+		for (unsigned int i = 0; i < 10000; i++) {
+			if (test_below(4) == 0)
+				*cpl_now(&m) = (unsigned int)test_below(4);
+			guest_runs(&m);
+			check_counts(&m);
+			random_exit(&m);
+		}
+	}
+}
