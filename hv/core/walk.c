@@ -70,9 +70,8 @@ static u64 reserved_bits(const struct npt_mode *mode, unsigned int level, bool l
 		return mbz | PTE_NX | BITS(8, 5) | BITS(2, 1);
 	if (!mode->nxe)
 		mbz |= PTE_NX;
-	if (level >= 4)
-		mbz |= PTE_PS |
-		       PTE_G; /* G is ignored in the other levels' tables, but not in these */
+	if (level >= 4) /* in the tables of the other levels G is ignored */
+		mbz |= PTE_PS | PTE_G;
 	if (leaf && level == 3)
 		mbz |= BITS(29, 13) | (mode->pdpe1gb ? 0 : PTE_PS);
 	if (leaf && level == 2)
