@@ -54,7 +54,7 @@ $(O)/hv/%.o: %.c Makefile | deps
 
 $(O)/hv/asm-offsets.inc: hv/asm/offsets.c Makefile | deps
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(HV_FLAGS) -MT $@ -MF $(O)/hv/asm-offsets.d -S -o - $< | sed -n 's/.*@@ \([A-Z0-9_]*\) [$$#]*\([0-9-]*\).*/%define \1 \2/p' > $@
+	$(Q)$(CC) $(HV_FLAGS) -MT $@ -MF $(O)/hv/asm-offsets.d -S -o - $< | sed -n 's/.*@@ \([A-Z0-9_]*\) \([0-9]*\).*/%define \1 \2/p' > $@
 
 $(O)/hv/hv/vmrun.o: hv/vmrun.asm $(O)/hv/asm-offsets.inc
 	$(call say,ASM,$<)
@@ -105,7 +105,7 @@ $(O)/host/%.o: %.c Makefile | deps-host
 	@mkdir -p $(@D)
 	$(Q)$(HOST_CC) $(HOST_FLAGS) -c -o $@ $<
 
-$(O)/host/tests: $(TEST_OBJ)
+$(O)/host-tests: $(TEST_OBJ)
 	$(Q)$(HOST_CC) -fsanitize=address,undefined -o $@ $^
 
 # --- what a person calls -------------------------------------------------------------------------
@@ -114,9 +114,10 @@ run: all | deps-qemu ## boot the demo in QEMU: hypervisor, L1, L2 and four count
 
 test: test-host test-qemu bench ## prove everything but the Linux boots (test-host + test-qemu + bench)
 
-test-host: $(O)/host/tests ## pure code under ASan and UBSan, on this machine
-	$(Q)$(O)/host/tests
+test-host: $(O)/host-tests ## pure code under ASan and UBSan, on this machine
+	$(Q)$(O)/host-tests
 	$(Q)CC=$(CC) tests/host/trigger-cost
+	$(Q)tests/qemu/verdict-test
 
 test-qemu: all | deps-qemu ## every guest in QEMU, bare and under Tallyvisor
 	$(Q)O=$(O) tests/qemu/run

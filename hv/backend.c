@@ -17,6 +17,17 @@ extern const u8 stub_0[], stub_1[], stub_100[], stub_1000[];
 
 static struct vmcb stub_vmcb;
 
+/* An intercept that L0 wants or not from now on, of all guests. The caller ends with vcpu_reset_intercepts(). */
+static void set_l0_intercept(struct vcpu *v, unsigned int bit, bool on)
+{
+	u32 mask = 1u << (bit % 32);
+
+	if (on)
+		v->l0_intercepts[bit / 32] |= mask;
+	else
+		v->l0_intercepts[bit / 32] &= ~mask;
+}
+
 /* One round through the run loop with `stub` as the guest, which runs in L0's own address space. Ticks of the TSC
  * from entry to exit are added to clock.now. */
 static void run_stub(struct vcpu *v, const u8 *stub)
@@ -170,7 +181,8 @@ static void use_clock(struct vcpu *v, int shift, enum svme0_rule rule, const cha
 	ASSERT(!pmu_clock_init(&v->clock, shift >= 0, shift >= 0 ? (unsigned int)shift : 0));
 	pmu_init(&v->pmu, &v->clock.hw, rule);
 	nested_intercept_pmu(true);
-	vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), true);
+	set_l0_intercept(v, INTERCEPT(RDPMC), true);
+	vcpu_reset_intercepts(v);
 	if (shift >= 0)
 		log_info("event=pmu backend=clock exact=1 shift=%d overhead_ticks=%lu why=\"%s\"", shift, overhead, why);
 	else
@@ -190,7 +202,8 @@ void backend_init(struct vcpu *v, const struct config *config)
 	if (config->pmu == PMU_OFF) {
 		v->backend = TALLY_BACKEND_OFF;
 		nested_intercept_pmu(true);
-		vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), true);
+		set_l0_intercept(v, INTERCEPT(RDPMC), true);
+	vcpu_reset_intercepts(v);
 		log_info("event=pmu backend=off why=configured");
 		return;
 	}
@@ -209,54 +222,48 @@ void backend_init(struct vcpu *v, const struct config *config)
 		use_clock(v, shift, rule, why);
 }
 
-void vcpu_set_l0_intercept(struct vcpu *v, unsigned int bit, bool on)
+static NOINLINE void note_unsupported(struct vcpu *v, unsigned int n, const char *why)
 {
-	u32 mask = 1u << (bit % 32);
-
-	if (on)
-		v->l0_intercepts[bit / 32] |= mask;
-	else
-		v->l0_intercepts[bit / 32] &= ~mask;
-	vcpu_reset_intercepts(v);
-}
-
-static void note_unsupported(struct vcpu *v)
-{
-	for (unsigned int n = 0; n < PMU_COUNTERS; n++) {
-		u64 sel = v->pmu.eventsel[n];
-		const char *why;
-
-		if (!(sel & EVTSEL_EN) || (v->unsupported_logged & BIT(n)))
-			continue;
-		why = v->pmu.hw->unsupported(v->pmu.hw, sel);
-		if (!why)
-			continue;
-		v->unsupported_logged |= (u32)BIT(n);
-		log_warn("event=pmu_unsupported counter=%u eventsel=%lx why=\"%s\" note=\"does not count\"", n, sel, why);
-	}
+	v->unsupported_logged |= (u32)BIT(n);
+	log_warn("event=pmu_unsupported counter=%u eventsel=%lx why=\"%s\" note=\"does not count\"", n,
+		 v->pmu.eventsel[n], why);
 }
 
 /*
- * With the clock, HLT and MWAIT exit as long as a counter is enabled, in whatever mode (exit_halt()). Decided here and not when the
- * counter starts, so that a transition has nothing to do for it.
+ * With the clock, HLT and MWAIT exit as long as a counter is enabled, in whatever mode (exit_halt()). Decided here and
+ * not when the counter starts, so that a transition has nothing to do for it.
  */
-static void choose_halt_intercepts(struct vcpu *v)
+static void set_halt_intercept(struct vcpu *v, unsigned int bit, bool on)
 {
-	bool on = false;
+	u32 word = bit / 32, mask = 1u << (bit % 32);
 
-	if (v->backend == TALLY_BACKEND_CLOCK)
-		for (unsigned int n = 0; n < PMU_COUNTERS; n++)
-			on |= v->pmu.eventsel[n] & EVTSEL_EN;
-	if (v->halt_intercepted == on)
-		return;
-	v->halt_intercepted = on;
-	vcpu_set_l0_intercept(v, INTERCEPT(HLT), on);
-	vcpu_set_l0_intercept(v, INTERCEPT(MWAIT), on);
+	set_l0_intercept(v, bit, on);
+	if (on) {
+		vmcb_set_intercept(&v->vmcb01->control, bit);
+		vmcb_set_intercept(&v->vmcb02->control, bit);
+	} else {
+		vmcb_clr_intercept(&v->vmcb01->control, bit);
+		if (!(v->nested.ctl.intercepts[word] & mask))
+			vmcb_clr_intercept(&v->vmcb02->control, bit);
+	}
 }
 
 void backend_selector_written(struct vcpu *v)
 {
+	u64 news = v->pmu.reprogram_pending & v->pmu.enabled & ~(u64)v->unsupported_logged;
+	bool halt = v->backend == TALLY_BACKEND_CLOCK && v->pmu.enabled;
+
 	pmu_commit(&v->pmu);
-	choose_halt_intercepts(v);
-	note_unsupported(v);
+	if (v->halt_intercepted != halt) {
+		v->halt_intercepted = halt;
+		set_halt_intercept(v, INTERCEPT(HLT), halt);
+		set_halt_intercept(v, INTERCEPT(MWAIT), halt);
+	}
+	for (; news; news &= news - 1) {
+		unsigned int n = (unsigned int)__builtin_ctzll(news);
+		const char *why = v->pmu.hw->unsupported(v->pmu.hw, v->pmu.eventsel[n]);
+
+		if (unlikely(why))
+			note_unsupported(v, n, why);
+	}
 }

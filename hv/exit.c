@@ -13,14 +13,17 @@
 
 struct exit_entry {
 	u32 (*handle)(struct vcpu *v);
-	u32 opcode, mask, length;
+	u32 opcode, mask; /* the instruction without prefixes, little endian */
+	u32 length;       /* of that; 0 for an exit that is not an instruction's */
 };
+
+#define SVM_INSN_BYTES 3
 
 /* exits that are not an instruction's, or of one that is always decoded */
 #define NO_LENGTH .opcode = ~0u, .mask = 0, .length = 0
 #define ONE(byte) .opcode = (byte), .mask = 0xff, .length = 1
 #define TWO(byte) .opcode = 0x0f | (byte) << 8, .mask = 0xffff, .length = 2
-#define SVM(byte) .opcode = 0x010f | (byte) << 16, .mask = 0xffffff, .length = 3
+#define SVM(byte) .opcode = 0x010f | (byte) << 16, .mask = 0xffffff, .length = SVM_INSN_BYTES
 
 /* Indexed by exit code; NPF is apart. Without NRIPS the opcode is compared with memory. */
 static const struct exit_entry exits[] = {
@@ -97,18 +100,17 @@ static int insn_decode(struct vcpu *v, struct insn *insn)
 	return insn_length(bytes, n, insn_mode_of(&v->vmcb->save), insn);
 }
 
-/* Sets next_rip and insn_prefixes. */
-static NOINLINE void locate_decode(struct vcpu *v, const struct exit_slot *slot)
+static NOINLINE void locate_decode(struct vcpu *v, const struct exit_entry *e)
 {
 	struct vmcb_save *s = &v->vmcb->save;
-	unsigned int length = slot->length;
+	unsigned int length = e->length;
 	struct insn insn;
 
 	v->insn_prefixes = 0;
 	if (!insn_decode(v, &insn)) {
 		v->insn_prefixes = insn.prefixes;
 		length = insn.length;
-	} else if (slot->length) {
+	} else {
 		/* L1 changed the code or its mapping after the CPU fetched it */
 		log_guest("event=undecodable rip=%lx exit=%s", s->rip, exit_name(v->vmcb->control.exit_code));
 	}
@@ -117,98 +119,98 @@ static NOINLINE void locate_decode(struct vcpu *v, const struct exit_slot *slot)
 		v->next_rip = (u32)v->next_rip;
 }
 
-/* An unprefixed instruction in 64-bit mode is entered in the cache; all else is decoded every time. */
-static NOINLINE void locate_walk(struct vcpu *v, struct exit_slot *slot)
+static ALWAYS_INLINE struct known_exit *known_at(struct vcpu *v, u64 rip)
+{
+	struct known_exit *known = &v->known[rip % KNOWN_EXITS];
+
+	asm("" : "+r"(known)); /* or gcc computes it twice */
+	return known;
+}
+
+/* Where 64-bit L1's instruction at RIP is, and how that was found. False: not in L1's memory. */
+static ALWAYS_INLINE bool walk_and_note(const struct vcpu *v, struct known_exit *known)
 {
 	const struct vmcb_save *s = &v->vmcb->save;
-	struct fetch_cache *cache = &slot->cache;
-	u64 table = s->cr3 & PTE_ADDR, entry = 0, gpa;
-	unsigned int n = 0, shift = 39;
+	u64 table = s->cr3, rip = s->rip, address = (v->mem.limit - 1) & PTE_ADDR, offset = 0;
 
-	cache->insn = NULL;
-	cache->rip = ~0ull;
-	if (vcpu_in_l2(v) || !is_64bit(s) || (s->cr4 & CR4_LA57) || s->rip % PAGE_SIZE > PAGE_SIZE - 4) {
-		locate_decode(v, slot);
-		return;
-	}
-	for (;; shift -= 9) {
-		u64 gpa_of_entry = table + ((s->rip >> shift) & 511) * 8;
-
-		if (gpa_of_entry >= v->mem.limit) {
-			locate_decode(v, slot);
-			return;
+#define LEVEL(n, shift)                                                                            \
+	known->entry[n] = guest_at(&v->mem, (table & address) + ((rip >> (shift)) & 511) * 8);     \
+	known->value[n] = table = *known->entry[n];                                                \
+	offset = BIT(shift) - 1;                                                                   \
+	if (unlikely(!(table & PTE_P)))                                                            \
+		return false;
+	LEVEL(0, 39)
+	LEVEL(1, 30)
+	if (!(table & PTE_PS)) {
+		LEVEL(2, 21)
+		if (!(table & PTE_PS)) {
+			LEVEL(3, 12)
+		} else {
+			known->entry[3] = known->entry[2];
+			known->value[3] = table;
 		}
-		cache->entry[n] = guest_at(&v->mem, gpa_of_entry);
-		cache->value[n] = entry = *cache->entry[n];
-		n++;
-		table = entry & PTE_ADDR;
-		if (shift == 12 || (entry & PTE_PS) || !(entry & PTE_P))
-			break;
-	}
-	gpa = (table & ~(BIT(shift) - 1)) | (s->rip & (BIT(shift) - 1));
-	for (; n < ARRAY_SIZE(cache->entry); n++) {
-		cache->entry[n] = cache->entry[n - 1];
-		cache->value[n] = entry;
-	}
-	if ((entry & PTE_P) && gpa < v->mem.limit - 4) {
-		cache->insn = guest_at(&v->mem, gpa);
-		cache->bytes = *cache->insn;
-		if ((cache->bytes & slot->mask) == slot->opcode) {
-			cache->rip = s->rip;
-			cache->cr3 = s->cr3;
-			cache->next_rip = s->rip + slot->length;
-			v->insn_prefixes = 0;
-			v->next_rip = s->rip + slot->length;
-			return;
-		}
-	}
-	locate_decode(v, slot);
-}
-
-static ALWAYS_INLINE bool cache_holds(const struct fetch_cache *cache, const struct vmcb_save *s, u64 rip)
-{
-	/* spelled out: compilers make a loop of it, which is half as long again */
-	return likely(rip == cache->rip && s->cr3 == cache->cr3 && is_64bit(s) && !(s->cr4 & CR4_LA57) &&
-		      *cache->entry[0] == cache->value[0] && *cache->entry[1] == cache->value[1] &&
-		      *cache->entry[2] == cache->value[2] && *cache->entry[3] == cache->value[3] &&
-		      *cache->insn == cache->bytes);
-}
-
-/* Sets next_rip and insn_prefixes for the instruction that exited; false if the quick ways do not do. */
-static ALWAYS_INLINE bool locate_quick(struct vcpu *v, const struct exit_slot *slot, bool nrips)
-{
-	const struct vmcb *vmcb = v->vmcb;
-	u64 rip = vmcb->save.rip;
-
-	if (nrips) {
-		v->next_rip = vmcb->control.next_rip;
-		if (unlikely(v->next_rip - rip != slot->length))
-			return false;
 	} else {
-		if (!cache_holds(&slot->cache, &vmcb->save, rip))
-			return false;
-		v->next_rip = slot->cache.next_rip;
+		known->entry[2] = known->entry[3] = known->entry[1];
+		known->value[2] = known->value[3] = table;
 	}
-	v->insn_prefixes = 0;
+#undef LEVEL
+	known->insn = guest_at(&v->mem, (table & address & ~offset) | (rip & offset));
 	return true;
 }
 
-static void locate(struct vcpu *v, struct exit_slot *slot)
+/* Sets next_rip, and makes an unprefixed instruction of 64-bit L1 known. */
+static ALWAYS_INLINE void locate_walk(struct vcpu *v, const struct exit_entry *e, u64 code)
+{
+	const struct vmcb_save *s = &v->vmcb->save;
+	struct known_exit *known = known_at(v, s->rip);
+
+	known->rip = ~0ull;
+	if (likely(!vcpu_in_l2(v) && is_64bit(s) && !(s->cr4 & CR4_LA57) && s->rip % PAGE_SIZE <= PAGE_SIZE - 4 &&
+		   walk_and_note(v, known))) {
+		known->bytes = *known->insn;
+		if (likely((known->bytes & e->mask) == e->opcode)) {
+			known->rip = s->rip;
+			known->next_rip = v->next_rip = s->rip + e->length;
+			known->cr3 = s->cr3;
+			known->code = code;
+			known->handle = e->handle;
+			return;
+		}
+	}
+	locate_decode(v, e);
+}
+
+static ALWAYS_INLINE bool is_known(const struct known_exit *known, const struct vmcb *vmcb, u64 code, u64 rip)
+{
+	const struct vmcb_save *s = &vmcb->save;
+
+	/* spelled out: compilers make a loop of it, which is half as long again */
+	return likely(rip == known->rip && code == known->code && s->cr3 == known->cr3 && is_64bit(s) &&
+		      !(s->cr4 & CR4_LA57) && *known->entry[0] == known->value[0] &&
+		      *known->entry[1] == known->value[1] && *known->entry[2] == known->value[2] &&
+		      *known->entry[3] == known->value[3] && *known->insn == known->bytes);
+}
+
+/* Sets next_rip for the instruction that exited, and insn_prefixes if it is longer than `e` says. */
+static ALWAYS_INLINE void locate(struct vcpu *v, const struct exit_entry *e, u64 code)
 {
 	const struct vmcb *vmcb = v->vmcb;
 
 	if (v->has_nrips && vmcb->control.next_rip) {
-		locate_decode(v, slot); /* for the prefixes; the length is the CPU's */
 		v->next_rip = vmcb->control.next_rip;
+		if (unlikely(v->next_rip - vmcb->save.rip != e->length)) {
+			locate_decode(v, e); /* for the prefixes; the length is the CPU's */
+			v->next_rip = vmcb->control.next_rip;
+		}
 	} else {
-		locate_walk(v, slot);
+		locate_walk(v, e, code);
 	}
 }
 
 u64 svm_operand(struct vcpu *v)
 {
 	const struct vmcb_save *s = &v->vmcb->save;
-	bool toggled = v->insn_prefixes & INSN_PREFIX_67;
+	bool toggled = v->next_rip - s->rip != SVM_INSN_BYTES && (v->insn_prefixes & INSN_PREFIX_67);
 
 	if (likely(is_64bit(s)))
 		return unlikely(toggled) ? (u32)s->rax : s->rax;
@@ -331,23 +333,25 @@ static ALWAYS_INLINE void settle_ticks(struct vcpu *v)
 	pmu_guest_only_entry(&v->guest_only, v->vmcb->save.cpl);
 }
 
-static ALWAYS_INLINE void record(struct vcpu *v, u64 code)
+static ALWAYS_INLINE void record(struct vcpu *v, u64 code, u64 rip)
 {
 	u64 n = v->exits++ % EXIT_HISTORY;
 
 	v->history_code[n] = code;
-	v->history_rip[n] = v->vmcb->save.rip;
+	v->history_rip[n] = rip;
 }
 
 static u32 handle(struct vcpu *v, u64 code)
 {
+	const struct exit_entry *e = &exits[code];
+
 	if (code == VMEXIT_NPF)
 		return exit_npf(v);
-	if (code >= EXIT_SLOTS || !v->slot[code].handle)
+	if (code >= ARRAY_SIZE(exits) || !e->handle)
 		return exit_unknown(v);
-	if (v->slot[code].length)
-		locate(v, &v->slot[code]);
-	return v->slot[code].handle(v);
+	if (e->length)
+		locate(v, e, code);
+	return e->handle(v);
 }
 
 /* Any exit at all. */
@@ -356,7 +360,7 @@ void vcpu_exit_special(struct vcpu *v)
 	u64 code = v->vmcb->control.exit_code;
 	bool guest_only = v->backend == TALLY_BACKEND_GUEST_ONLY;
 
-	record(v, code);
+	record(v, code, v->vmcb->save.rip);
 	if (v->special & SPECIAL_ENTRY) {
 		v->vmcb->control.tlb_control = TLB_CONTROL_NONE;
 		v->vmcb->control.event_inj = 0;
@@ -376,58 +380,45 @@ void vcpu_exit_special(struct vcpu *v)
 		settle_ticks(v);
 }
 
-/*
- * An instruction of L1's with nothing else going on, where it was the last time: the path whose length counts. The slot
- * is found by the exit code's low byte; a code that has none, whatever its byte, finds one that never matches.
- */
-static ALWAYS_INLINE void ordinary(struct vcpu *v, bool nrips, bool guest_only)
+/* The same without known_exit: nRIP is all that is needed, or the place is new. */
+static NOINLINE void ordinary_unknown(struct vcpu *v)
 {
 	u64 code = v->vmcb->control.exit_code;
-	const struct exit_slot *slot = &v->slot[code & (EXIT_SLOTS - 1)];
+	bool guest_only = v->backend == TALLY_BACKEND_GUEST_ONLY;
 
-	asm("" : "+r"(slot)); /* or gcc computes it twice */
-	if (unlikely(!locate_quick(v, slot, nrips))) {
+	if (unlikely(code >= ARRAY_SIZE(exits) || !exits[code].length)) {
 		exit_special(v);
 		return;
 	}
-	record(v, code);
-	apply(v, slot->handle(v), guest_only);
+	record(v, code, v->vmcb->save.rip);
+	locate(v, &exits[code], code);
+	apply(v, exits[code].handle(v), guest_only);
 	if (guest_only)
 		settle_ticks(v);
 }
 
-static void exit_decoding(struct vcpu *v)
+/* An instruction of L1's with nothing else going on, that exited before: the path whose length counts. */
+static void ordinary_known(struct vcpu *v)
 {
-	ordinary(v, false, false);
-}
+	const struct vmcb *vmcb = v->vmcb;
+	u64 code = vmcb->control.exit_code, rip = vmcb->save.rip;
+	const struct known_exit *known = known_at(v, rip);
 
-static void exit_nrips(struct vcpu *v)
-{
-	ordinary(v, true, false);
-}
-
-static void exit_nrips_guest_only(struct vcpu *v)
-{
-	ordinary(v, true, true);
+	if (unlikely(!is_known(known, vmcb, code, rip))) {
+		ordinary_unknown(v);
+		return;
+	}
+	record(v, code, rip);
+	v->next_rip = known->next_rip;
+	apply(v, known->handle(v), false);
 }
 
 void vcpu_choose_exit(struct vcpu *v)
 {
-	for (unsigned int code = 0; code < EXIT_SLOTS; code++) {
-		struct exit_slot *slot = &v->slot[code];
-
-		slot->cache.rip = ~0ull; /* no instruction is there */
-		slot->length = 0;
-		if (code >= ARRAY_SIZE(exits))
-			continue;
-		slot->handle = exits[code].handle;
-		slot->opcode = exits[code].opcode;
-		slot->mask = exits[code].mask;
-		slot->length = exits[code].length;
-	}
-	if (v->backend == TALLY_BACKEND_GUEST_ONLY)
-		v->ordinary_exit = v->has_nrips ? exit_nrips_guest_only : exit_special;
-	else
-		v->ordinary_exit = v->has_nrips ? exit_nrips : exit_decoding;
+	for (unsigned int i = 0; i < KNOWN_EXITS; i++)
+		v->known[i].rip = ~0ull; /* no instruction is there */
+	/* with nRIP, or ticks to settle, there is nothing to know */
+	v->ordinary_exit =
+		v->has_nrips || v->backend == TALLY_BACKEND_GUEST_ONLY ? ordinary_unknown : ordinary_known;
 	v->on_exit = v->ordinary_exit;
 }

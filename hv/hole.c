@@ -118,13 +118,11 @@ u32 exit_npf(struct vcpu *v)
 			break;
 		case SHADOW_MAPPED:
 			vcpu_names_hole(v, fault.l1_gpa, 1, "read");
-			if (v->nested.space->tlb_flush) {
-				v->nested.space->tlb_flush = false;
-				flush(v);
-			}
-			/* other spaces may be gone, and with them this one's root */
-			c->nested_cr3 = v->nested.space->root_hpa;
 			break;
+		}
+		if (v->nested.space->tlb_flush) {
+			v->nested.space->tlb_flush = false;
+			flush(v);
 		}
 	} else {
 		bool write = c->exit_info_1 & PFERR_W;

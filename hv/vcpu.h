@@ -46,25 +46,21 @@ enum gpr { /* encoding order; RAX and RSP of a guest live in its VMCB */
 
 struct vcpu;
 
-/* Where the instruction of an exit was found last time: if the CPU is in the same mode, no page-table entry on the way
- * and no byte has changed, it is the same again. Four loads and compares instead of a walk. */
-struct fetch_cache {
+/*
+ * An instruction that exited before: in 64-bit mode, unprefixed. If the CPU is in the same mode, no page-table entry on the
+ * way to it and no byte of it has changed, it is the same again: four loads and compares instead of a walk.
+ */
+struct known_exit {
 	u64 rip, next_rip, cr3;
+	u64 code;
+	u32 (*handle)(struct vcpu *v);
 	u64 *entry[4]; /* in guest memory; with large pages the last one is repeated */
 	u64 value[4];
 	const u32 *insn;
 	u32 bytes;
-};
-
-/* The exit table's row, and what this CPU remembers of it. */
-struct exit_slot {
-	u32 (*handle)(struct vcpu *v);
-	u32 opcode, mask; /* the instruction without prefixes, little endian */
-	u32 length;       /* of that; 0 for an exit that is not an instruction's */
-	struct fetch_cache cache;
 } ALIGNED(128);
 
-#define EXIT_SLOTS 0x100 /* one for each exit code below; NPF is apart. A power of two */
+#define KNOWN_EXITS 0x100 /* found by the low bits of RIP; a power of two */
 
 struct nested {
 	struct vmcb_control ctl;    /* L0's copy of vmcb12's control area: read once, checked, used */
@@ -104,8 +100,8 @@ struct vcpu {
 	bool host_if;        /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
 	u8 tpr_at_clgi;
 	u32 special;         /* SPECIAL_*: why exits do not take the ordinary path */
-	u32 insn_prefixes;   /* INSN_PREFIX_* of the instruction that exited, where it has a length in the exit table */
-	u64 next_rip;        /* behind that instruction */
+	u32 insn_prefixes;   /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
+	u64 next_rip;        /* behind the instruction that exited, where it has a length in the exit table */
 	u32 backend;         /* enum tally_backend */
 	u64 guest_efer_mask; /* EFER bits that exist here */
 	u64 vm_cr;           /* L1's */
@@ -132,7 +128,7 @@ struct vcpu {
 	u64 hole_accesses;
 	u64 history_code[EXIT_HISTORY];
 	u64 history_rip[EXIT_HISTORY];
-	struct exit_slot slot[EXIT_SLOTS];
+	struct known_exit known[KNOWN_EXITS];
 };
 
 /* What an exit handler wants done; applied in one place, vcpu_exit(). */
@@ -226,7 +222,6 @@ void backend_init(struct vcpu *v, const struct config *config);
 /* After a selector write: commits it, and notes in the log, once per counter, what this backend cannot count. */
 void backend_selector_written(struct vcpu *v);
 void nested_intercept_pmu(bool counters);
-void vcpu_set_l0_intercept(struct vcpu *v, unsigned int bit, bool on);
 
 /* An instruction that L0 emulated retires, at the CPL and in the state that the current VMCB shows. */
 static ALWAYS_INLINE void vcpu_retire(struct vcpu *v)
