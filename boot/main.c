@@ -106,7 +106,7 @@ static void banner(void)
 	Print(L"\r\n");
 }
 
-/* Starts next= as L1; returns when that program does. */
+/* Starts next= as L1; returns when that program does, or an error if there is none. */
 static EFI_STATUS start_next(EFI_HANDLE image, EFI_LOADED_IMAGE *self)
 {
 	CHAR16 path[CONFIG_NEXT_MAX];
@@ -124,12 +124,12 @@ static EFI_STATUS start_next(EFI_HANDLE image, EFI_LOADED_IMAGE *self)
 		SAY(L"next=%s cannot be loaded (%r): a path on the volume of tallyvisor.efi to a UEFI program is "
 		    L"needed; going on without it",
 		    path, status);
-		return EFI_SUCCESS;
+		return status;
 	}
 	status = BS->StartImage(next, NULL, NULL);
 	if (EFI_ERROR(status))
 		SAY(L"next=%s ended with %r", path, status);
-	return EFI_SUCCESS;
+	return status;
 }
 
 EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system_table);
@@ -160,5 +160,6 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system_table)
 		return EFI_UNSUPPORTED;
 	}
 	banner();
-	return config.next[0] ? start_next(image, self) : EFI_SUCCESS;
+	/* an error makes the firmware's boot manager go on with its next option, now in L1; success would stop there */
+	return config.next[0] ? start_next(image, self) : EFI_NOT_FOUND;
 }

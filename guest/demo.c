@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What `make run` shows: four counters of retired instructions, one for each setting of HostOnly and GuestOnly,
- * through the phases of a hypervisor's life. Each phase executes the same known number of instructions.
+ * What `make run` shows: four counters of retired instructions, one for each setting of HostOnly
+ * and GuestOnly, through the phases of a hypervisor's life. Each phase executes the same known
+ * number of instructions.
  */
 #include "abi/hypercall.h"
 #include "guest/lib/pmu.h"
@@ -20,11 +21,13 @@ static const struct phase {
 	const char *name;
 	enum pmu_mode mode;
 } phases[] = {
+	/* clang-format off */
 	{ "L1, SVME=0", MODE_SVME0 },
 	{ "L1, SVME=1", MODE_HOST },
 	{ "L2", MODE_GUEST },
 	{ "back in L1, SVME=1", MODE_HOST },
 	{ "L1, SVME=0 again", MODE_SVME0 },
+	/* clang-format on */
 };
 
 static u64 moved[ARRAY_SIZE(phases)][PMU_SETTINGS];
@@ -82,7 +85,7 @@ static void show_table(bool measured)
 				print("%12s", "n/a");
 			ok = ok && right(moved[p][i], wanted(&phases[p], i));
 		}
-		print("%s\n", !measured ? "" : ok ? "   as the manual says" : "   WRONG");
+		print("%s\n", !measured ? "" : ok ? "   right" : "   WRONG");
 	}
 	print("#\n");
 }
@@ -102,12 +105,14 @@ static const char *backend_name(void)
 void guest_main(void)
 {
 	tap_plan(ARRAY_SIZE(phases));
-	note("Four counters of event C0h, retired instructions, one for each HostOnly/GuestOnly setting.");
+	note("Four counters of event C0h, retired instructions, one for each HostOnly/GuestOnly "
+	     "setting.");
 	note("Each phase executes %u instructions between two readings of a counter.",
 	     PMU_SAMPLE_INSTRUCTIONS);
 	if (platform.under_us)
 		note("Under Tallyvisor: PMU backend %s, %s, svme0=%s.", backend_name(),
-		     platform.exact ? "exact" : "not exact", platform.svme0_count ? "count" : "stop");
+		     platform.exact ? "exact" : "not exact",
+		     platform.svme0_count ? "count" : "stop");
 	else
 		note("On the bare machine.");
 	if (!platform.pmu || !platform.svm) {
@@ -123,9 +128,10 @@ void guest_main(void)
 	pmu_stop_all();
 
 	show_table(true);
-	note("%s: %u of %u cells are as the manual's table 13-4 says%s%s.",
+	note("%s: %u of %u cells as %s%s.",
 	     cells_right == ARRAY_SIZE(phases) * PMU_SETTINGS ? "RIGHT" : "WRONG", cells_right,
 	     (unsigned int)(ARRAY_SIZE(phases) * PMU_SETTINGS),
-	     platform.svme0_count ? " (but for SVME=0: svme0=count)" : "",
-	     platform.exact ? ", to the instruction" : " (zero or not; no exact clock here)");
+	     platform.svme0_count ? "svme0=count says (else: APM2 table 13-4)"
+				  : "the manual says (APM2 table 13-4)",
+	     platform.exact ? ", to the instruction" : "; zero or not, no exact clock here");
 }

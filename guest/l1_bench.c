@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What an exit costs, in instructions. Under QEMU's -icount the TSC ticks 2^shift times for every instruction that
- * anyone executes, so the difference of two readings around an instruction is the hypervisor's whole path from
- * exit to re-entry. Bare, the same numbers are the instruction alone: 1.
+ * What an exit costs, in instructions. Under QEMU's -icount the TSC ticks 2^shift times for every
+ * instruction that anyone executes, so the difference of two readings around an instruction is
+ * the hypervisor's whole path from exit to re-entry. Bare, the same numbers are the instruction
+ * alone: 1.
  */
 #include "guest/lib/pmu.h"
 #include "guest/lib/svm.h"
@@ -14,8 +15,8 @@
 #define SHIFT_MAX 10
 
 /*
- * Two functions, `name` and `name_empty`: the ticks between two RDTSCs around `setup` and `insn`, and around
- * `setup` alone. r9 and r10 hold a and b.
+ * Two functions, `name` and `name_empty`: the ticks between two RDTSCs around `setup` and `insn`,
+ * and around `setup` alone. r9 and r10 hold a and b.
  */
 #define TIMED_ONE(name, code, a, b)                                                                \
 	static u64 name(void)                                                                      \
@@ -23,12 +24,13 @@
 		register u64 r9 asm("r9") = (a);                                                   \
 		register u64 r10 asm("r10") = (b);                                                 \
 		u64 ticks;                                                                         \
-		asm volatile("rdtsc\n\tshl $32, %%rdx\n\tor %%rdx, %%rax\n\tmov %%rax, %%r8\n\t"   \
-			     code "\n\trdtsc\n\tshl $32, %%rdx\n\tor %%rdx, %%rax\n\t"             \
-			     "sub %%r8, %%rax"                                                     \
-			     : "=a"(ticks)                                                         \
-			     : "r"(r9), "r"(r10)                                                   \
-			     : "rbx", "rcx", "rdx", "r8", "memory");                               \
+		asm volatile(                                                                      \
+			"rdtsc\n\tshl $32, %%rdx\n\tor %%rdx, %%rax\n\tmov %%rax, %%r8\n\t" code   \
+			"\n\trdtsc\n\tshl $32, %%rdx\n\tor %%rdx, %%rax\n\t"                       \
+			"sub %%r8, %%rax"                                                          \
+			: "=a"(ticks)                                                              \
+			: "r"(r9), "r"(r10)                                                        \
+			: "rbx", "rcx", "rdx", "r8", "memory");                                    \
 		return ticks;                                                                      \
 	}
 #define TIMED(name, setup, insn, a, b)                                                             \
@@ -54,10 +56,6 @@ L2_CODE(l2_exit, "");
 
 static unsigned int shift;
 
-static void nothing(void)
-{
-}
-
 static void save_l2(void)
 {
 	l2_reset(l2_exit);
@@ -76,7 +74,8 @@ static void evtsel_on(void)
 
 static void roundtrip_begin(void)
 {
-	/* L2 sits on a VMMCALL and never gets past it, so every VMRUN after the first finds the shadow warm. */
+	/* L2 sits on a VMMCALL and never gets past it, so every VMRUN after the first finds the
+	 * shadow warm. */
 	l2_reset(l2_exit);
 	l2_use_npt();
 	l2_run();
@@ -91,16 +90,6 @@ static void roundtrip_pmu6_begin(void)
 	roundtrip_begin();
 }
 
-static void end_gif(void)
-{
-	stgi();
-}
-
-static void end_pmu(void)
-{
-	pmu_stop_all();
-}
-
 static void end_gif_pmu(void)
 {
 	stgi();
@@ -108,34 +97,40 @@ static void end_gif_pmu(void)
 }
 
 enum { CPUID, ROUNDTRIP = 9 };
+enum limit_of { ABSOLUTE, ABOVE_CPUID, ABOVE_ROUNDTRIP };
 
 static struct bench {
 	const char *name;
 	u64 (*timed)(void), (*empty)(void);
+	unsigned int limit; /* instructions; 0: none */
+	enum limit_of limit_of;
 	void (*begin)(void);  /* once */
 	void (*before)(void); /* each time, not measured */
 	void (*end)(void);
-	unsigned int limit;  /* instructions; 0: none */
-	int relative_to;     /* the limit is this much more than that bench; -1: absolute */
 	bool needs_pmu;
 	u64 result;
 } benches[] = {
-	[CPUID] = { "cpuid", time_cpuid, time_cpuid_empty, nothing, nothing, nothing, 120, -1, false, 0 },
-	{ "rdmsr_efer", time_rdmsr_efer, time_rdmsr_efer_empty, nothing, nothing, nothing, 150, -1, false, 0 },
-	{ "wrmsr_efer", time_wrmsr_efer, time_wrmsr_efer_empty, nothing, nothing, nothing, 0, -1, false, 0 },
-	{ "clgi", time_clgi, time_clgi_empty, nothing, stgi, end_gif, 150, -1, false, 0 },
-	{ "stgi", time_stgi, time_stgi_empty, nothing, clgi, end_gif, 150, -1, false, 0 },
-	{ "vmload", time_vmload, time_vmload_empty, save_l2, nothing, nothing, 250, -1, false, 0 },
-	{ "vmsave", time_vmsave, time_vmsave_empty, save_l2, nothing, nothing, 0, -1, false, 0 },
-	{ "wrmsr_perfevtsel", time_evtsel_on, time_evtsel_on_empty, nothing, evtsel_off, end_pmu, 300, -1,
-	  true, 0 },
-	{ "wrmsr_perfevtsel_off", time_evtsel_off, time_evtsel_off_empty, nothing, evtsel_on, end_pmu, 300,
-	  -1, true, 0 },
-	[ROUNDTRIP] = { "nested_roundtrip", time_roundtrip, time_roundtrip_empty, roundtrip_begin, nothing,
-			end_gif, 1100, -1, false, 0 },
-	{ "nested_roundtrip_pmu6", time_roundtrip, time_roundtrip_empty, roundtrip_pmu6_begin, nothing,
-	  end_gif_pmu, 6 * 20, ROUNDTRIP, true, 0 },
-	{ "cpuid_pmu1", time_cpuid, time_cpuid_empty, evtsel_on, nothing, end_pmu, 40, CPUID, true, 0 },
+/* clang-format off */
+#define B(n, function, ...) { .name = n, .timed = function, .empty = function##_empty, __VA_ARGS__ }
+	[CPUID] = B("cpuid", time_cpuid, .limit = 120),
+	B("rdmsr_efer", time_rdmsr_efer, .limit = 150),
+	B("wrmsr_efer", time_wrmsr_efer, .limit = 0),
+	B("clgi", time_clgi, .limit = 150, .before = stgi, .end = stgi),
+	B("stgi", time_stgi, .limit = 150, .before = clgi, .end = stgi),
+	B("vmload", time_vmload, .limit = 250, .begin = save_l2),
+	B("vmsave", time_vmsave, .limit = 0, .begin = save_l2),
+	B("wrmsr_perfevtsel", time_evtsel_on, .limit = 300, .before = evtsel_off, .end = pmu_stop_all,
+	  .needs_pmu = true),
+	B("wrmsr_perfevtsel_off", time_evtsel_off, .limit = 300, .before = evtsel_on, .end = pmu_stop_all,
+	  .needs_pmu = true),
+	[ROUNDTRIP] = B("nested_roundtrip", time_roundtrip, .limit = 1100,
+			.begin = roundtrip_begin, .end = stgi),
+	B("nested_roundtrip_pmu6", time_roundtrip, .limit = 6 * 20, .limit_of = ABOVE_ROUNDTRIP,
+	  .begin = roundtrip_pmu6_begin, .end = end_gif_pmu, .needs_pmu = true),
+	B("cpuid_pmu1", time_cpuid, .limit = 40, .limit_of = ABOVE_CPUID, .begin = evtsel_on,
+	  .end = pmu_stop_all, .needs_pmu = true),
+#undef B
+	/* clang-format on */
 };
 
 static u64 least(u64 (*timed)(void), void (*before)(void))
@@ -145,7 +140,8 @@ static u64 least(u64 (*timed)(void), void (*before)(void))
 	for (unsigned int i = 0; i < REPEATS; i++) {
 		u64 ticks;
 
-		before();
+		if (before)
+			before();
 		ticks = timed();
 		if (ticks < min)
 			min = ticks;
@@ -153,7 +149,8 @@ static u64 least(u64 (*timed)(void), void (*before)(void))
 	return min;
 }
 
-/* The TSC is an instruction clock if 1000 NOPs take 1000 << shift ticks, every time, and 2000 twice that. */
+/* The TSC is an instruction clock if 1000 NOPs take 1000 << shift ticks, every time, and 2000 twice
+ * that. */
 static bool calibrate(void)
 {
 	u64 empty = nops_empty(), thousand = nops() - empty;
@@ -177,14 +174,16 @@ static void measure(const void *arg)
 		tap_skip("no AMD PMU");
 		return;
 	}
-	b->begin();
+	if (b->begin)
+		b->begin();
 	b->result = (least(b->timed, b->before) - least(b->empty, b->before)) >> shift;
-	b->end();
+	if (b->end)
+		b->end();
 	note("bench: %s %lu", b->name, b->result);
 	if (!limit || !platform.under_us)
 		return;
-	if (b->relative_to >= 0)
-		limit += benches[b->relative_to].result;
+	if (b->limit_of != ABSOLUTE)
+		limit += benches[b->limit_of == ABOVE_CPUID ? CPUID : ROUNDTRIP].result;
 	if (!tap_check(b->result <= limit, "over the limit"))
 		note("%s: %lu instructions, limit %lu", b->name, b->result, limit);
 }
@@ -193,7 +192,8 @@ void guest_main(void)
 {
 	tap_plan(ARRAY_SIZE(benches));
 	if (!calibrate()) {
-		tap_skip_all("the TSC is no instruction clock here (QEMU needs -icount shift=N,sleep=off)");
+		tap_skip_all("the TSC is no instruction clock here (QEMU needs -icount "
+			     "shift=N,sleep=off)");
 		return;
 	}
 	if (!svm_start())

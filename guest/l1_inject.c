@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Events that L1 gives to L2: EVENTINJ of every type, EXITINTINFO when the delivery itself exits, virtual
- * interrupts with priority, TPR, interrupt shadow and the VINTR intercept.
+ * Events that L1 gives to L2: EVENTINJ of every type, EXITINTINFO when the delivery itself exits,
+ * virtual interrupts with priority, TPR, interrupt shadow and the VINTR intercept.
  */
 #include "guest/lib/cpu.h"
 #include "guest/lib/platform.h"
@@ -30,17 +30,17 @@ static const struct injection {
 	u32 vector; /* what L2 sees */
 	bool has_error;
 } injections[] = {
-	{ "INTR", EVENT_TYPE_INTR | VECTOR, VECTOR, false },
-	{ "INTR, vector of an exception", EVENT_TYPE_INTR | VEC_GP, VEC_GP, false },
-	{ "NMI", EVENT_TYPE_NMI | VEC_NMI, VEC_NMI, false },
-	{ "NMI, whose vector is ignored", EVENT_TYPE_NMI | 99, VEC_NMI, false },
-	{ "#DE", EVENT_TYPE_EXCEPTION | VEC_DE, VEC_DE, false },
-	{ "#UD", EVENT_TYPE_EXCEPTION | VEC_UD, VEC_UD, false },
-	{ "#GP with an error code", 0x1234ull << EVENT_ERROR_SHIFT | EVENT_EV | EVENT_TYPE_EXCEPTION | VEC_GP,
-	  VEC_GP, true },
-	{ "#PF with an error code", 0x6ull << EVENT_ERROR_SHIFT | EVENT_EV | EVENT_TYPE_EXCEPTION | VEC_PF,
-	  VEC_PF, true },
-	{ "software INTn", EVENT_TYPE_SWINT | 0x81, 0x81, false },
+	{"INTR", EVENT_TYPE_INTR | VECTOR, VECTOR, false},
+	{"INTR, vector of an exception", EVENT_TYPE_INTR | VEC_GP, VEC_GP, false},
+	{"NMI", EVENT_TYPE_NMI | VEC_NMI, VEC_NMI, false},
+	{"NMI, whose vector is ignored", EVENT_TYPE_NMI | 99, VEC_NMI, false},
+	{"#DE", EVENT_TYPE_EXCEPTION | VEC_DE, VEC_DE, false},
+	{"#UD", EVENT_TYPE_EXCEPTION | VEC_UD, VEC_UD, false},
+	{"#GP with an error code",
+	 0x1234ull << EVENT_ERROR_SHIFT | EVENT_EV | EVENT_TYPE_EXCEPTION | VEC_GP, VEC_GP, true},
+	{"#PF with an error code",
+	 0x6ull << EVENT_ERROR_SHIFT | EVENT_EV | EVENT_TYPE_EXCEPTION | VEC_PF, VEC_PF, true},
+	{"software INTn", EVENT_TYPE_SWINT | 0x81, 0x81, false},
 };
 
 /* The frame that L2's CPU pushed: error code, RIP, CS, RFLAGS, RSP, SS. */
@@ -63,7 +63,8 @@ static u64 inject_ready(const struct injection *i)
 	l2_reset(l2_nops);
 	l2_catch_events();
 	l2.vmcb.control.event_inj = EVENT_V | i->event;
-	/* A software interrupt returns behind its INTn where nRIP tells where that is (APM2 §15.20). */
+	/* A software interrupt returns behind its INTn where nRIP tells where that is (APM2
+	 * §15.20). */
 	if ((i->event & EVENT_TYPE) == EVENT_TYPE_SWINT && platform.svm_edx & SVM_NRIPS) {
 		l2.vmcb.control.next_rip = (u64)l2_nops + 2;
 		return (u64)l2_nops + 2;
@@ -76,7 +77,8 @@ static void check_injection(const void *arg)
 	const struct injection *i = arg;
 	u64 rip = inject_ready(i), rsp = l2.vmcb.save.rsp;
 
-	/* Intercepts are for events that arise, not for those injected; IF=0 and a shadow do not hold them. */
+	/* Intercepts are for events that arise, not for those injected; IF=0 and a shadow do not
+	 * hold them. */
 	if (i->vector < 32)
 		l2_intercept(INTERCEPT_EXCEPTION(i->vector));
 	l2_intercept(INTERCEPT(SWINT));
@@ -150,7 +152,8 @@ static void check_delivery_pf(const void *arg)
 	l2.vmcb.save.idtr.base = UNMAPPED;
 	l2_intercept(INTERCEPT_EXCEPTION(VEC_PF));
 	l2_intercept(INTERCEPT_EXCEPTION(VEC_DF));
-	/* #PF after #PF, or after a contributory exception, makes #DF only after the intercept of #PF. */
+	/* #PF after #PF, or after a contributory exception, makes #DF only after the intercept of
+	 * #PF. */
 	CHECK_EQ(l2_run(), VMEXIT_EXCEPTION(VEC_PF));
 	CHECK_EQ(l2.vmcb.control.exit_info_2, UNMAPPED + i->vector * sizeof(struct idt_gate));
 	CHECK_EQ(without_vector_of_nmi(l2.vmcb.control.exit_int_info), expected_info(i));
@@ -163,8 +166,8 @@ static void check_own_events(const void *arg)
 		const u8 *code;
 		u64 info;
 	} own[] = {
-		{ l2_int, EVENT_V | EVENT_TYPE_SWINT | 0x81 },
-		{ l2_ud, EVENT_V | EVENT_TYPE_EXCEPTION | VEC_UD },
+		{l2_int, EVENT_V | EVENT_TYPE_SWINT | 0x81},
+		{l2_ud, EVENT_V | EVENT_TYPE_EXCEPTION | VEC_UD},
 	};
 
 	(void)arg;
@@ -193,19 +196,23 @@ static const struct virq {
 	const u8 *at; /* RIP where it is taken; NULL: it is not */
 	int departure;
 } virqs[] = {
-	{ "V_IRQ", 5, 0, false, true, false, false, l2_nops, l2_nops, -1 },
-	{ "V_IRQ, masked by RFLAGS.IF", 5, 0, false, false, false, false, l2_nops, NULL, -1 },
-	{ "V_IRQ, masked by V_TPR", 5, 6, false, true, false, false, l2_nops, NULL, -1 },
-	{ "V_IRQ, V_TPR equal to the priority", 5, 5, false, true, false, false, l2_nops, NULL, TCG_TPR_PRIO },
-	{ "V_IRQ, V_TPR below the priority", 5, 4, false, true, false, false, l2_nops, l2_nops, -1 },
-	{ "V_IRQ, V_IGN_TPR", 5, 15, true, true, false, false, l2_nops, l2_nops, -1 },
-	{ "V_IRQ, in an interrupt shadow", 5, 0, false, true, true, false, l2_nops, l2_nops + 1, -1 },
-	{ "V_IRQ, after STI and its shadow", 5, 0, false, false, false, false, l2_sti, l2_after_sti, -1 },
-	{ "VINTR intercept", 5, 0, false, true, false, true, l2_nops, l2_nops, -1 },
-	{ "VINTR intercept, in an interrupt shadow", 5, 0, false, true, true, true, l2_nops, l2_nops + 1, -1 },
-	{ "VINTR intercept, after STI and its shadow", 5, 0, false, false, false, true, l2_sti, l2_after_sti,
-	  -1 },
-	{ "VINTR intercept, masked by RFLAGS.IF", 5, 0, false, false, false, true, l2_nops, NULL, -1 },
+	{"V_IRQ", 5, 0, false, true, false, false, l2_nops, l2_nops, -1},
+	{"V_IRQ, masked by RFLAGS.IF", 5, 0, false, false, false, false, l2_nops, NULL, -1},
+	{"V_IRQ, masked by V_TPR", 5, 6, false, true, false, false, l2_nops, NULL, -1},
+	{"V_IRQ, V_TPR equal to the priority", 5, 5, false, true, false, false, l2_nops, NULL,
+	 DEPARTURE_TPR_PRIORITY},
+	{"V_IRQ, V_TPR below the priority", 5, 4, false, true, false, false, l2_nops, l2_nops, -1},
+	{"V_IRQ, V_IGN_TPR", 5, 15, true, true, false, false, l2_nops, l2_nops, -1},
+	{"V_IRQ, in an interrupt shadow", 5, 0, false, true, true, false, l2_nops, l2_nops + 1, -1},
+	{"V_IRQ, after STI and its shadow", 5, 0, false, false, false, false, l2_sti, l2_after_sti,
+	 -1},
+	{"VINTR intercept", 5, 0, false, true, false, true, l2_nops, l2_nops, -1},
+	{"VINTR intercept, in an interrupt shadow", 5, 0, false, true, true, true, l2_nops,
+	 l2_nops + 1, -1},
+	{"VINTR intercept, after STI and its shadow", 5, 0, false, false, false, true, l2_sti,
+	 l2_after_sti, -1},
+	{"VINTR intercept, masked by RFLAGS.IF", 5, 0, false, false, false, true, l2_nops, NULL,
+	 -1},
 };
 
 static void check_virq(const void *arg)
@@ -247,7 +254,7 @@ static void check_virq(const void *arg)
 static void check_cr8_opens(const void *arg)
 {
 	(void)arg;
-	if (departs(TCG_CR8_ABORT)) {
+	if (departs(DEPARTURE_CR8_ABORT)) {
 		tap_skip("QEMU would abort");
 		return;
 	}
@@ -303,10 +310,10 @@ static const struct {
 	const char *name;
 	void (*run)(const void *);
 } others[] = {
-	{ "EXITINTINFO of L2's own INTn and #UD", check_own_events },
-	{ "L2 lowers its TPR below a pending V_IRQ", check_cr8_opens },
-	{ "CR8 of L2 with V_INTR_MASKING 1 and 0", check_cr8 },
-	{ "EVENTINJ and V_IRQ at once", check_both },
+	{"EXITINTINFO of L2's own INTn and #UD", check_own_events},
+	{"L2 lowers its TPR below a pending V_IRQ", check_cr8_opens},
+	{"CR8 of L2 with V_INTR_MASKING 1 and 0", check_cr8},
+	{"EVENTINJ and V_IRQ at once", check_both},
 };
 
 void guest_main(void)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One intercept at a time: set, its instruction exits with its code and RIP still at the instruction; clear, the
- * instruction is carried out in L2.
+ * One intercept at a time: set, its instruction exits with its code and RIP still at the
+ * instruction; clear, the instruction is carried out in L2.
  */
 #include "guest/lib/cpu.h"
 #include "guest/lib/platform.h"
@@ -76,13 +76,14 @@ L2_CODE(i_clgi, "clgi");
 L2_CODE(i_skinit, "skinit %eax");
 L2_CODE(i_icebp, ".byte 0xf1");
 L2_CODE(i_wbinvd, "wbinvd");
-L2_CODE(i_monitor, "monitor %rax, %ecx, %edx");
-L2_CODE(i_mwait, "mwait %eax, %ecx");
+L2_CODE(i_monitor, "monitor");
+L2_CODE(i_mwait, "mwait");
 L2_CODE(i_xsetbv, "xsetbv");
 
 /* What RAX must hold. */
 enum rax { ZERO, CUR_CR0, CUR_CR3, CUR_CR4, PAGE, MSW, XCR0 };
-/* What may happen with the intercept clear: NEVER is for instructions that would hang, fault or harm. */
+/* What may happen with the intercept clear: NEVER is for instructions that would hang, fault or
+ * harm. */
 enum clear { RUN, NEVER };
 
 static const struct instruction {
@@ -93,14 +94,20 @@ static const struct instruction {
 	enum clear clear;
 	int departure; /* enum departure, or -1 */
 } instructions[] = {
-#define I(name, code, bit, rax, clear) { name, code, code##_end, bit, rax, clear, -1 }
-#define D(name, code, bit, rax, clear, departure) { name, code, code##_end, bit, rax, clear, departure }
+#define I(name, code, bit, rax, clear)                                                             \
+	{                                                                                          \
+		name, code, code##_end, bit, rax, clear, -1                                        \
+	}
+#define D(name, code, bit, rax, clear, departure)                                                  \
+	{                                                                                          \
+		name, code, code##_end, bit, rax, clear, departure                                 \
+	}
 	I("MOV from CR0", i_read_cr0, INTERCEPT_CR_READ(0), ZERO, RUN),
 	I("SMSW", i_smsw, INTERCEPT_CR_READ(0), ZERO, RUN),
-	D("MOV from CR2", i_read_cr2, INTERCEPT_CR_READ(2), ZERO, RUN, TCG_CR_READ),
-	D("MOV from CR3", i_read_cr3, INTERCEPT_CR_READ(3), ZERO, RUN, TCG_CR_READ),
-	D("MOV from CR4", i_read_cr4, INTERCEPT_CR_READ(4), ZERO, RUN, TCG_CR_READ),
-	D("MOV from CR8", i_read_cr8, INTERCEPT_CR_READ(8), ZERO, RUN, TCG_CR_READ),
+	D("MOV from CR2", i_read_cr2, INTERCEPT_CR_READ(2), ZERO, RUN, DEPARTURE_CR_READ),
+	D("MOV from CR3", i_read_cr3, INTERCEPT_CR_READ(3), ZERO, RUN, DEPARTURE_CR_READ),
+	D("MOV from CR4", i_read_cr4, INTERCEPT_CR_READ(4), ZERO, RUN, DEPARTURE_CR_READ),
+	D("MOV from CR8", i_read_cr8, INTERCEPT_CR_READ(8), ZERO, RUN, DEPARTURE_CR_READ),
 	I("MOV to CR0", i_write_cr0, INTERCEPT_CR_WRITE(0), CUR_CR0, RUN),
 	I("CLTS", i_clts, INTERCEPT_CR_WRITE(0), ZERO, RUN),
 	I("LMSW", i_lmsw, INTERCEPT_CR_WRITE(0), MSW, RUN),
@@ -108,7 +115,7 @@ static const struct instruction {
 	I("MOV to CR3", i_write_cr3, INTERCEPT_CR_WRITE(3), CUR_CR3, RUN),
 	I("MOV to CR4", i_write_cr4, INTERCEPT_CR_WRITE(4), CUR_CR4, RUN),
 	I("MOV to CR8", i_write_cr8, INTERCEPT_CR_WRITE(8), ZERO, RUN),
-	D("LMSW, selective", i_lmsw, INTERCEPT(CR0_SEL_WRITE), MSW, RUN, TCG_LMSW_UNCHANGED),
+	D("LMSW, selective", i_lmsw, INTERCEPT(CR0_SEL_WRITE), MSW, RUN, DEPARTURE_LMSW_UNCHANGED),
 	I("MOV from DR0", i_read_dr0, INTERCEPT_DR_READ(0), ZERO, RUN),
 	I("MOV from DR1", i_read_dr1, INTERCEPT_DR_READ(1), ZERO, RUN),
 	I("MOV from DR2", i_read_dr2, INTERCEPT_DR_READ(2), ZERO, RUN),
@@ -131,7 +138,7 @@ static const struct instruction {
 	/* NEVER: our TSS is busy. */
 	I("LTR", i_ltr, INTERCEPT(TR_WRITE), ZERO, NEVER),
 	I("RDTSC", i_rdtsc, INTERCEPT(RDTSC), ZERO, RUN),
-	D("RDTSCP", i_rdtscp, INTERCEPT(RDTSCP), ZERO, RUN, TCG_RDTSCP),
+	D("RDTSCP", i_rdtscp, INTERCEPT(RDTSCP), ZERO, RUN, DEPARTURE_RDTSCP),
 	I("RDPMC", i_rdpmc, INTERCEPT(RDPMC), ZERO, NEVER),
 	I("PUSHF", i_pushf, INTERCEPT(PUSHF), ZERO, RUN),
 	I("POPF", i_popf, INTERCEPT(POPF), ZERO, RUN),
@@ -227,15 +234,16 @@ static void check_instruction(const void *arg)
 		CHECK_EQ(l2.vmcb.control.next_rip, (u64)i->end);
 	if (i->clear == NEVER)
 		return;
-	/* For the instructions that read a table register's memory: what SIDT or SGDT would have written. */
+	/* For the instructions that read a table register's memory: what SIDT or SGDT would have
+	 * written. */
 	l2_reset(i->code);
 	set_registers(i->rax);
 	if (i->code == i_lidt)
 		*(struct table_register *)scratch = (struct table_register){
-			(u16)l2.vmcb.save.idtr.limit, l2.vmcb.save.idtr.base };
+			(u16)l2.vmcb.save.idtr.limit, l2.vmcb.save.idtr.base};
 	if (i->code == i_lgdt)
 		*(struct table_register *)scratch = (struct table_register){
-			(u16)l2.vmcb.save.gdtr.limit, l2.vmcb.save.gdtr.base };
+			(u16)l2.vmcb.save.gdtr.limit, l2.vmcb.save.gdtr.base};
 	CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
 	CHECK_EQ(l2.vmcb.save.rip, (u64)i->end);
 }
@@ -287,14 +295,14 @@ static const struct exception {
 	u64 error;
 	u64 cr2;
 } exceptions[] = {
-	{ "#DE", e_de, VEC_DE, 0, false, 0, 0 },
-	{ "#UD", e_ud, VEC_UD, 0, false, 0, 0 },
-	{ "#GP, address not canonical", e_gp, VEC_GP, 1ull << 62, true, 0, 0 },
-	{ "#GP, selector", e_gp_selector, VEC_GP, BAD_SELECTOR, true, BAD_SELECTOR, 0 },
-	{ "#PF, read", e_pf_read, VEC_PF, UNMAPPED, true, 0, UNMAPPED },
-	{ "#PF, write", e_pf_write, VEC_PF, UNMAPPED + 8, true, PFERR_W, UNMAPPED + 8 },
-	{ "#NM", e_nm, VEC_NM, 0, false, 0, 0 },
-	{ "#BP", e_bp, VEC_BP, 0, false, 0, 0 },
+	{"#DE", e_de, VEC_DE, 0, false, 0, 0},
+	{"#UD", e_ud, VEC_UD, 0, false, 0, 0},
+	{"#GP, address not canonical", e_gp, VEC_GP, 1ull << 62, true, 0, 0},
+	{"#GP, selector", e_gp_selector, VEC_GP, BAD_SELECTOR, true, BAD_SELECTOR, 0},
+	{"#PF, read", e_pf_read, VEC_PF, UNMAPPED, true, 0, UNMAPPED},
+	{"#PF, write", e_pf_write, VEC_PF, UNMAPPED + 8, true, PFERR_W, UNMAPPED + 8},
+	{"#NM", e_nm, VEC_NM, 0, false, 0, 0},
+	{"#BP", e_bp, VEC_BP, 0, false, 0, 0},
 };
 
 static void exception_ready(const struct exception *e)
@@ -314,7 +322,7 @@ static void check_exception(const void *arg)
 
 	exception_ready(e);
 	l2_intercept(INTERCEPT_EXCEPTION(e->vector));
-	if (e->vector != VEC_BP || !departs(TCG_BP_INTERCEPT)) {
+	if (e->vector != VEC_BP || !departs(DEPARTURE_BP_INTERCEPT)) {
 		CHECK_EQ(l2_run(), VMEXIT_EXCEPTION(e->vector));
 		CHECK_EQ(l2.vmcb.save.rip, (u64)e->code);
 		if (e->has_error)
@@ -369,7 +377,10 @@ static const struct io {
 	u32 info; /* EXITINFO1 without the port */
 	u32 bytes;
 } ios[] = {
-#define IO(name, code, port, info, bytes) { name, code, code##_end, port, (u32)(info), bytes }
+#define IO(name, code, port, info, bytes)                                                          \
+	{                                                                                          \
+		name, code, code##_end, port, (u32)(info), bytes                                   \
+	}
 	IO("IN AL, DX", io_in8, SCRATCH_PORT, IOIO_IN | IOIO_SZ8, 1),
 	IO("IN AX, DX", io_in16, SCRATCH_PORT, IOIO_IN | IOIO_SZ16, 2),
 	IO("IN EAX, DX", io_in32, SCRATCH_PORT, IOIO_IN | IOIO_SZ32, 4),
@@ -398,7 +409,7 @@ static void check_io(const void *arg)
 {
 	const struct io *io = arg;
 	/* Bits 12:7 are defined for strings only: 64-bit addresses, and DS for OUTS. */
-	bool sizes = io->info & IOIO_STR && !departs(TCG_IOIO_SIZES);
+	bool sizes = io->info & IOIO_STR && !departs(DEPARTURE_IOIO_SIZES);
 	u64 mask = sizes ? ~0ull : ~BITS(12, 7);
 	u64 want = io->info | (u64)io->port << IOIO_PORT_SHIFT;
 
@@ -438,20 +449,20 @@ static const struct msr {
 	bool exists; /* on every CPU: may be read, and the value written back */
 	bool in_map;
 } msrs[] = {
-	{ "MSR 0", 0, false, true },
-	{ "MSR 277h (PAT)", MSR_PAT, true, true },
-	{ "MSR 1FFFh, end of the first range", 0x1fff, false, true },
-	{ "MSR 2000h, behind it", 0x2000, false, false },
-	{ "MSR 4000_0000h", 0x40000000, false, false },
-	{ "MSR BFFF_FFFFh", 0xbfffffff, false, false },
-	{ "MSR C000_0082h (LSTAR)", MSR_LSTAR, true, true },
-	{ "MSR C000_0102h (KernelGSBase)", MSR_KERNEL_GS_BASE, true, true },
-	{ "MSR C000_1FFFh, end of the second range", 0xc0001fff, false, true },
-	{ "MSR C000_2000h, behind it", 0xc0002000, false, false },
-	{ "MSR C001_0117h (VM_HSAVE_PA)", MSR_VM_HSAVE_PA, true, true },
-	{ "MSR C001_1FFFh, end of the third range", 0xc0011fff, false, true },
-	{ "MSR C001_2000h, behind it", 0xc0012000, false, false },
-	{ "MSR FFFF_FFFFh", 0xffffffff, false, false },
+	{"MSR 0", 0, false, true},
+	{"MSR 277h (PAT)", MSR_PAT, true, true},
+	{"MSR 1FFFh, end of the first range", 0x1fff, false, true},
+	{"MSR 2000h, behind it", 0x2000, false, false},
+	{"MSR 4000_0000h", 0x40000000, false, false},
+	{"MSR BFFF_FFFFh", 0xbfffffff, false, false},
+	{"MSR C000_0082h (LSTAR)", MSR_LSTAR, true, true},
+	{"MSR C000_0102h (KernelGSBase)", MSR_KERNEL_GS_BASE, true, true},
+	{"MSR C000_1FFFh, end of the second range", 0xc0001fff, false, true},
+	{"MSR C000_2000h, behind it", 0xc0002000, false, false},
+	{"MSR C001_0117h (VM_HSAVE_PA)", MSR_VM_HSAVE_PA, true, true},
+	{"MSR C001_1FFFh, end of the third range", 0xc0011fff, false, true},
+	{"MSR C001_2000h, behind it", 0xc0012000, false, false},
+	{"MSR FFFF_FFFFh", 0xffffffff, false, false},
 };
 
 static u64 msr_run(const struct msr *m, bool write, bool protect, bool read_bit, bool write_bit)
@@ -509,9 +520,10 @@ static void check_efer(const void *arg)
 
 /* ---- registers ---- */
 
-L2_CODE(increment_all, "inc %rax\n\tinc %rbx\n\tinc %rcx\n\tinc %rdx\n\tinc %rsi\n\tinc %rdi\n\tinc %rbp\n\t"
-		       "inc %r8\n\tinc %r9\n\tinc %r10\n\tinc %r11\n\tinc %r12\n\tinc %r13\n\tinc %r14\n\t"
-		       "inc %r15");
+L2_CODE(increment_all,
+	"inc %rax\n\tinc %rbx\n\tinc %rcx\n\tinc %rdx\n\tinc %rsi\n\tinc %rdi\n\tinc %rbp\n\t"
+	"inc %r8\n\tinc %r9\n\tinc %r10\n\tinc %r11\n\tinc %r12\n\tinc %r13\n\tinc %r14\n\t"
+	"inc %r15");
 
 static void check_registers(const void *arg)
 {
@@ -530,7 +542,8 @@ static void check_registers(const void *arg)
 
 void guest_main(void)
 {
-	tap_plan(ARRAY_SIZE(instructions) + ARRAY_SIZE(exceptions) + ARRAY_SIZE(ios) + ARRAY_SIZE(msrs) + 4);
+	tap_plan(ARRAY_SIZE(instructions) + ARRAY_SIZE(exceptions) + ARRAY_SIZE(ios) +
+		 ARRAY_SIZE(msrs) + 4);
 	if (!svm_start())
 		return;
 	tap_run("registers in and out", check_registers, NULL);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Nested paging for L2 with tables of L1: every kind of fault with its code (APM2 §15.25.6), every page size,
- * accessed and dirty bits, remapping, two address spaces, and L2 in modes without paging of its own.
+ * Nested paging for L2 with tables of L1: every kind of fault with its code (APM2 §15.25.6),
+ * every page size, accessed and dirty bits, remapping, two address spaces, and L2 in modes
+ * without paging of its own.
  */
 #include "guest/lib/cpu.h"
 #include "guest/lib/platform.h"
@@ -26,7 +27,7 @@ L2_CODE(l2_fetch, "jmp *%rdi");
 L2_CODE(l2_exit, "");
 
 enum access { READ, WRITE, FETCH };
-static const u8 *const l2_access[] = { l2_read, l2_write, l2_fetch };
+static const u8 *const l2_access[] = {l2_read, l2_write, l2_fetch};
 
 static void pages_fill(void)
 {
@@ -37,15 +38,17 @@ static void pages_fill(void)
 	page_a.code[2] = page_b.code[2] = 0xd9;
 }
 
-/* Maps page at ALIAS with a leaf of the given level; returns the guest physical address of the page. */
+/* Maps page at ALIAS with a leaf of the given level; returns the guest physical address of the
+ * page. */
 static u64 alias_map(struct paging *npt, const void *page, unsigned int level)
 {
 	u64 flags = PTE_P | PTE_W | PTE_U, pa = (u64)page;
-	static const u64 size[] = { 0, PAGE_SIZE, PAGE_2M, PAGE_1G };
+	static const u64 size[] = {0, PAGE_SIZE, PAGE_2M, PAGE_1G};
 
 	if (level == 1)
 		paging_split(npt, ALIAS);
-	*paging_entry(npt, ALIAS, level) = ALIGN_DOWN(pa, size[level]) | flags | (level > 1 ? PTE_PS : 0);
+	*paging_entry(npt, ALIAS, level) =
+		ALIGN_DOWN(pa, size[level]) | flags | (level > 1 ? PTE_PS : 0);
 	return ALIAS + (pa & (size[level] - 1));
 }
 
@@ -74,25 +77,25 @@ static const struct fault {
 	u64 clear, set;
 	u64 code; /* 0: no fault */
 } faults[] = {
-	{ "not present, read", READ, PTE_P, 0, PFERR_U },
-	{ "not present, write", WRITE, PTE_P, 0, PFERR_U | PFERR_W },
-	{ "not present, fetch", FETCH, PTE_P, 0, PFERR_U | PFERR_ID },
-	{ "read-only, read", READ, PTE_W, 0, 0 },
-	{ "read-only, write", WRITE, PTE_W, 0, PFERR_U | PFERR_W | PFERR_P },
-	{ "supervisor, read", READ, PTE_U, 0, PFERR_U | PFERR_P },
-	{ "supervisor, write", WRITE, PTE_U, 0, PFERR_U | PFERR_W | PFERR_P },
-	{ "supervisor, fetch", FETCH, PTE_U, 0, PFERR_U | PFERR_ID | PFERR_P },
-	{ "no-execute, read", READ, 0, PTE_NX, 0 },
-	{ "no-execute, fetch", FETCH, 0, PTE_NX, PFERR_U | PFERR_ID | PFERR_P },
-	{ "reserved bit, read", READ, 0, RESERVED_ADDRESS_BIT, PFERR_U | PFERR_RSV | PFERR_P },
-	{ "reserved bit, write", WRITE, 0, RESERVED_ADDRESS_BIT,
-	  PFERR_U | PFERR_W | PFERR_RSV | PFERR_P },
+	{"not present, read", READ, PTE_P, 0, PFERR_U},
+	{"not present, write", WRITE, PTE_P, 0, PFERR_U | PFERR_W},
+	{"not present, fetch", FETCH, PTE_P, 0, PFERR_U | PFERR_ID},
+	{"read-only, read", READ, PTE_W, 0, 0},
+	{"read-only, write", WRITE, PTE_W, 0, PFERR_U | PFERR_W | PFERR_P},
+	{"supervisor, read", READ, PTE_U, 0, PFERR_U | PFERR_P},
+	{"supervisor, write", WRITE, PTE_U, 0, PFERR_U | PFERR_W | PFERR_P},
+	{"supervisor, fetch", FETCH, PTE_U, 0, PFERR_U | PFERR_ID | PFERR_P},
+	{"no-execute, read", READ, 0, PTE_NX, 0},
+	{"no-execute, fetch", FETCH, 0, PTE_NX, PFERR_U | PFERR_ID | PFERR_P},
+	{"reserved bit, read", READ, 0, RESERVED_ADDRESS_BIT, PFERR_U | PFERR_RSV | PFERR_P},
+	{"reserved bit, write", WRITE, 0, RESERVED_ADDRESS_BIT,
+	 PFERR_U | PFERR_W | PFERR_RSV | PFERR_P},
 };
 
 /* Without P in the code, where the platform forgets it. */
 static u64 code_of(u64 code)
 {
-	return code & PFERR_RSV && departs(TCG_NPF_RESERVED_P) ? code & ~PFERR_P : code;
+	return code & PFERR_RSV && departs(DEPARTURE_NPF_RESERVED_P) ? code & ~PFERR_P : code;
 }
 
 static void check_fault_at(const struct fault *f, unsigned int leaf, unsigned int level)
@@ -166,15 +169,16 @@ static void check_sizes(const void *arg)
 /* ---- faults of the guest's own tables ---- */
 
 static const struct fault table_faults[] = {
-	{ "guest's table not present", READ, PTE_P, 0, PFERR_U | PFERR_W },
-	{ "guest's table read-only", READ, PTE_W, 0, PFERR_U | PFERR_W | PFERR_P },
-	{ "guest's table supervisor", READ, PTE_U, 0, PFERR_U | PFERR_W | PFERR_P },
-	{ "guest's table no-execute", FETCH, 0, PTE_NX, 0 },
-	{ "guest's table with a reserved bit", READ, 0, RESERVED_ADDRESS_BIT,
-	  PFERR_U | PFERR_W | PFERR_RSV | PFERR_P },
+	{"guest's table not present", READ, PTE_P, 0, PFERR_U | PFERR_W},
+	{"guest's table read-only", READ, PTE_W, 0, PFERR_U | PFERR_W | PFERR_P},
+	{"guest's table supervisor", READ, PTE_U, 0, PFERR_U | PFERR_W | PFERR_P},
+	{"guest's table no-execute", FETCH, 0, PTE_NX, 0},
+	{"guest's table with a reserved bit", READ, 0, RESERVED_ADDRESS_BIT,
+	 PFERR_U | PFERR_W | PFERR_RSV | PFERR_P},
 };
 
-/* L2 on tables of its own; the last of them, for ALIAS, in a 4-KiB nested page. Returns that page's entry. */
+/* L2 on tables of its own; the last of them, for ALIAS, in a 4-KiB nested page. Returns that page's
+ * entry. */
 static u64 *own_tables(enum access access, u64 *gpa)
 {
 	*gpa = l2_ready(access, 2);
@@ -257,7 +261,8 @@ static void check_remap(const void *arg)
 	l2_ready(READ, 1);
 	CHECK_EQ(read_again(), 0xaaaa);
 	for (u32 i = 0; i < 20; i++) {
-		l2.regs.rdi = alias_map(&l2.npt, i % 2 ? (void *)&page_a : (void *)&page_b, 1 + i % 2);
+		l2.regs.rdi =
+			alias_map(&l2.npt, i % 2 ? (void *)&page_a : (void *)&page_b, 1 + i % 2);
 		l2_flush();
 		if (!CHECK_EQ(read_again(), i % 2 ? 0xaaaa : 0xbbbb))
 			return;
@@ -354,7 +359,7 @@ static void check_paging_off(const void *arg)
 static void check_real_mode(const void *arg)
 {
 	/* MOV EAX, [REAL_DATA]; VMMCALL */
-	static const u8 code[] = { 0x66, 0xa1, REAL_DATA & 0xff, REAL_DATA >> 8, 0x0f, 0x01, 0xd9 };
+	static const u8 code[] = {0x66, 0xa1, REAL_DATA & 0xff, REAL_DATA >> 8, 0x0f, 0x01, 0xd9};
 	struct vmcb_save *s = &l2.vmcb.save;
 
 	(void)arg;
@@ -370,8 +375,8 @@ static void check_real_mode(const void *arg)
 		s->cr0 &= ~(CR0_PG | CR0_PE);
 		s->cr4 &= ~CR4_PAE;
 		s->efer &= ~(EFER_LME | EFER_LMA);
-		s->cs = (struct vmcb_seg){ .attrib = 0x9b, .limit = 0xffff };
-		s->ds = s->es = s->ss = (struct vmcb_seg){ .attrib = 0x93, .limit = 0xffff };
+		s->cs = (struct vmcb_seg){.attrib = 0x9b, .limit = 0xffff};
+		s->ds = s->es = s->ss = (struct vmcb_seg){.attrib = 0x93, .limit = 0xffff};
 		CHECK_EQ(l2_run(), present ? VMEXIT_VMMCALL : VMEXIT_NPF);
 		if (present) {
 			CHECK_EQ(s->rax, 0xaaaa);
@@ -390,7 +395,7 @@ static void check_bad_ncr3(const void *arg)
 	(void)arg;
 	l2_ready(READ, 1);
 	l2.vmcb.control.nested_cr3 = BIT(platform.phys_bits);
-	if (departs(TCG_NCR3_UNCHECKED))
+	if (departs(DEPARTURE_NCR3_UNCHECKED))
 		CHECK_EQ(l2_run(), VMEXIT_NPF);
 	else
 		CHECK_EQ(l2_run(), VMEXIT_INVALID);
@@ -402,7 +407,8 @@ static void check_bad_ncr3(const void *arg)
 	l2.vmcb.control.nested_cr3 = (u64)l2_tables.pt;
 	CHECK_EQ(l2_run(), VMEXIT_NPF);
 	CHECK_EQ(l2.vmcb.control.exit_info_1, NPF_TABLE | PFERR_U | PFERR_W);
-	CHECK_EQ(ALIGN_DOWN(l2.vmcb.control.exit_info_2, PAGE_SIZE), ALIGN_DOWN(l2.vmcb.save.cr3, PAGE_SIZE));
+	CHECK_EQ(ALIGN_DOWN(l2.vmcb.control.exit_info_2, PAGE_SIZE),
+		 ALIGN_DOWN(l2.vmcb.save.cr3, PAGE_SIZE));
 
 	/* A page of ones: reserved bits. */
 	l2_ready(READ, 1);
@@ -410,7 +416,8 @@ static void check_bad_ncr3(const void *arg)
 		l2_tables.pt[i] = ~0ull;
 	l2.vmcb.control.nested_cr3 = (u64)l2_tables.pt;
 	CHECK_EQ(l2_run(), VMEXIT_NPF);
-	CHECK_EQ(l2.vmcb.control.exit_info_1, NPF_TABLE | code_of(PFERR_U | PFERR_W | PFERR_RSV | PFERR_P));
+	CHECK_EQ(l2.vmcb.control.exit_info_1,
+		 NPF_TABLE | code_of(PFERR_U | PFERR_W | PFERR_RSV | PFERR_P));
 	CHECK_EQ(l2_run_from(l2_exit), VMEXIT_VMMCALL);
 }
 
@@ -419,17 +426,17 @@ static const struct {
 	void (*run)(const void *);
 	const void *arg;
 } others[] = {
-	{ "4-KiB, 2-MiB and 1-GiB pages", check_sizes, NULL },
-	{ "reserved address bits of large pages", check_large_reserved, NULL },
-	{ "#PF of the guest's own comes before NPF", check_guest_pf, NULL },
-	{ "accessed and dirty bits", check_accessed_dirty, NULL },
-	{ "remapping with a flush", check_remap, NULL },
-	{ "two nCR3, two ASIDs, no flush", check_two_spaces, NULL },
-	{ "two nCR3, one ASID, flushed each time", check_two_spaces, "same" },
-	{ "L2 without nested paging", check_no_npt, NULL },
-	{ "L2 with paging off", check_paging_off, NULL },
-	{ "L2 in real mode", check_real_mode, NULL },
-	{ "bad nCR3", check_bad_ncr3, NULL },
+	{"4-KiB, 2-MiB and 1-GiB pages", check_sizes, NULL},
+	{"reserved address bits of large pages", check_large_reserved, NULL},
+	{"#PF of the guest's own comes before NPF", check_guest_pf, NULL},
+	{"accessed and dirty bits", check_accessed_dirty, NULL},
+	{"remapping with a flush", check_remap, NULL},
+	{"two nCR3, two ASIDs, no flush", check_two_spaces, NULL},
+	{"two nCR3, one ASID, flushed each time", check_two_spaces, "same"},
+	{"L2 without nested paging", check_no_npt, NULL},
+	{"L2 with paging off", check_paging_off, NULL},
+	{"L2 in real mode", check_real_mode, NULL},
+	{"bad nCR3", check_bad_ncr3, NULL},
 };
 
 void guest_main(void)

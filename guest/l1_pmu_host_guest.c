@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * HostOnly and GuestOnly through the life of an L1: SVME=0, SVME=1, L2, back, one selector changed on the fly,
- * SVME=0 again. The steps of Linux' svm_pmu_host_guest_test but its event filter; here with exact numbers, by
- * the rule in lib/pmu.h. L2 reads the counters with RDMSR and RDPMC, which L1 does not intercept.
+ * HostOnly and GuestOnly through the life of an L1: SVME=0, SVME=1, L2, back, one selector
+ * changed on the fly, SVME=0 again. The steps of Linux' svm_pmu_host_guest_test but its event
+ * filter; here with exact numbers, by the rule in lib/pmu.h. L2 reads the counters with RDMSR and
+ * RDPMC, which L1 does not intercept.
  */
 #include "guest/lib/pmu.h"
 #include "guest/lib/svm.h"
@@ -65,11 +66,11 @@ static void svme1(const void *arg)
 
 static void in_l2(const void *arg)
 {
-	const void *entries[] = { (const void *)l2_rdmsr, (const void *)l2_rdpmc };
+	const void *entries[] = {(const void *)l2_rdmsr, (const void *)l2_rdpmc};
 
 	(void)arg;
 	for (u32 i = 0; i < ARRAY_SIZE(entries); i++) {
-		sample = (struct pmu_sample){ 0 };
+		sample = (struct pmu_sample){0};
 		CHECK_EQ(l2_run_from(entries[i]), VMEXIT_VMMCALL);
 		check_sample(MODE_GUEST);
 	}
@@ -135,18 +136,18 @@ static const struct {
 	const char *name;
 	void (*run)(const void *);
 } steps[] = {
-	{ "SVME=0: only the counter with no bit counts", svme0 },
-	{ "SVME=1, L1: none, HostOnly, both", svme1 },
-	{ "L2: none, GuestOnly, both", in_l2 },
-	{ "back in L1: none, HostOnly, both", in_l1 },
-	{ "50 times L2 and L1", alternate },
-	{ "HostOnly cleared in the counter with both bits", clear_hostonly },
-	{ "HostOnly set again", set_hostonly },
-	{ "a selector that L2 writes", selector_from_l2 },
-	{ "EN=0: nothing counts", disabled },
-	{ "enabled again", in_l1 },
-	{ "SVME=0 again: only the counter with no bit counts", svme0 },
-	{ "SVME=1 again", svme1 },
+	{"SVME=0: only the counter with no bit counts", svme0},
+	{"SVME=1, L1: none, HostOnly, both", svme1},
+	{"L2: none, GuestOnly, both", in_l2},
+	{"back in L1: none, HostOnly, both", in_l1},
+	{"50 times L2 and L1", alternate},
+	{"HostOnly cleared in the counter with both bits", clear_hostonly},
+	{"HostOnly set again", set_hostonly},
+	{"a selector that L2 writes", selector_from_l2},
+	{"EN=0: nothing counts", disabled},
+	{"enabled again", in_l1},
+	{"SVME=0 again: only the counter with no bit counts", svme0},
+	{"SVME=1 again", svme1},
 };
 
 void guest_main(void)

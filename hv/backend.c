@@ -222,48 +222,53 @@ void backend_init(struct vcpu *v, const struct config *config)
 		use_clock(v, shift, rule, why);
 }
 
-static NOINLINE void note_unsupported(struct vcpu *v, unsigned int n, const char *why)
+static NOINLINE void note_unsupported(struct vcpu *v, u64 counters)
 {
-	v->unsupported_logged |= (u32)BIT(n);
-	log_warn("event=pmu_unsupported counter=%u eventsel=%lx why=\"%s\" note=\"does not count\"", n,
-		 v->pmu.eventsel[n], why);
+	for (; counters; counters &= counters - 1) {
+		unsigned int n = (unsigned int)__builtin_ctzll(counters);
+		const char *why = v->pmu.hw->unsupported(v->pmu.hw, v->pmu.eventsel[n]);
+
+		if (!why)
+			continue; /* USR=OS=0: counts nothing by definition */
+		v->unsupported_logged |= (u32)BIT(n);
+		log_warn("event=pmu_unsupported counter=%u eventsel=%lx why=\"%s\" note=\"does not count\"", n,
+			 v->pmu.eventsel[n], why);
+	}
 }
 
 /*
  * With the clock, HLT and MWAIT exit as long as a counter is enabled, in whatever mode (exit_halt()). Decided here and
  * not when the counter starts, so that a transition has nothing to do for it.
  */
-static void set_halt_intercept(struct vcpu *v, unsigned int bit, bool on)
+static void set_halt_intercepts(struct vcpu *v, bool on)
 {
-	u32 word = bit / 32, mask = 1u << (bit % 32);
+	static const u32 bits[] = {INTERCEPT(HLT), INTERCEPT(MWAIT)};
 
-	set_l0_intercept(v, bit, on);
-	if (on) {
-		vmcb_set_intercept(&v->vmcb01->control, bit);
-		vmcb_set_intercept(&v->vmcb02->control, bit);
-	} else {
-		vmcb_clr_intercept(&v->vmcb01->control, bit);
-		if (!(v->nested.ctl.intercepts[word] & mask))
-			vmcb_clr_intercept(&v->vmcb02->control, bit);
+	v->halt_intercepted = on;
+	for (unsigned int i = 0; i < ARRAY_SIZE(bits); i++) {
+		u32 word = bits[i] / 32, mask = 1u << bits[i] % 32;
+
+		set_l0_intercept(v, bits[i], on);
+		v->vmcb01->control.intercepts[word] &= ~mask;
+		v->vmcb01->control.intercepts[word] |= v->l0_intercepts[word] & mask;
+		v->vmcb02->control.intercepts[word] &= ~mask;
+		v->vmcb02->control.intercepts[word] |=
+			(v->l0_intercepts[word] | v->nested.ctl.intercepts[word]) & mask;
 	}
+	v->vmcb01->control.clean &= ~(u32)CLEAN_INTERCEPTS;
+	v->vmcb02->control.clean &= ~(u32)CLEAN_INTERCEPTS;
 }
 
 void backend_selector_written(struct vcpu *v)
 {
-	u64 news = v->pmu.reprogram_pending & v->pmu.enabled & ~(u64)v->unsupported_logged;
-	bool halt = v->backend == TALLY_BACKEND_CLOCK && v->pmu.enabled;
+	u64 news = v->pmu.reprogram_pending & v->pmu.enabled;
 
 	pmu_commit(&v->pmu);
-	if (v->halt_intercepted != halt) {
-		v->halt_intercepted = halt;
-		set_halt_intercept(v, INTERCEPT(HLT), halt);
-		set_halt_intercept(v, INTERCEPT(MWAIT), halt);
-	}
-	for (; news; news &= news - 1) {
-		unsigned int n = (unsigned int)__builtin_ctzll(news);
-		const char *why = v->pmu.hw->unsupported(v->pmu.hw, v->pmu.eventsel[n]);
-
-		if (unlikely(why))
-			note_unsupported(v, n, why);
-	}
+	if (v->backend != TALLY_BACKEND_CLOCK)
+		return;
+	if (v->halt_intercepted != (v->pmu.enabled != 0))
+		set_halt_intercepts(v, v->pmu.enabled);
+	news &= ~v->clock.countable & ~(u64)v->unsupported_logged;
+	if (unlikely(news))
+		note_unsupported(v, news);
 }

@@ -256,6 +256,7 @@ u32 exit_cr8_write(struct vcpu *v)
 	if (!(c->int_ctl & V_INTR_MASKING))
 		cpu_write_cr8(value);
 	c->int_ctl = (c->int_ctl & ~(u32)V_TPR_MASK) | (u32)value;
+	v->next_rip = v->vmcb->save.rip + insn.length;
 	return ADVANCE;
 }
 

@@ -179,6 +179,8 @@ static ALWAYS_INLINE void choose_translation(struct vcpu *v)
 		const struct vmcb_save *l1 = &v->vmcb01->save;
 		struct shadow_space *space;
 
+		if (in_hole(v, ctl->nested_cr3, 1))
+			vcpu_names_hole(v, ctl->nested_cr3, 1, "nCR3");
 		v->nested.npt_mode = npt_mode_of(l1->cr4, l1->efer, v->phys_bits, true);
 		space = shadow_get(&v->shadow, ctl->asid, ctl->nested_cr3, &v->nested.npt_mode);
 		v->nested.space = space;

@@ -78,8 +78,11 @@ static void write_eventsel(struct pmu *pmu, unsigned int idx, u64 value)
 	if (changed & EVTSEL_HOST_GUEST)
 		update_host_guest(pmu, idx);
 	set_bit_to(&pmu->enabled, idx, eventsel & EVTSEL_EN);
+	/* A counter without EN does not care for the rest: it is brought when EN comes back, which in
+	 * an on and off of the same event is never. */
 	set_bit_to(&pmu->selectors_differ, idx,
-		   eventsel_hw_no_en(eventsel) != pmu->eventsel_hw_no_en[idx]);
+		   (eventsel & EVTSEL_EN) &&
+			   eventsel_hw_no_en(eventsel) != pmu->eventsel_hw_no_en[idx]);
 	pmu_mark(pmu, BIT(idx));
 }
 

@@ -71,12 +71,13 @@ struct pmu {
 	u64 allowed[3];
 	u64 enabled;	/* counters whose selector has EN, as the guest wrote it */
 	u64 enabled_hw; /* as the machine holds it */
-	/* Counters whose selector in the machine differs in more than EN. */
+	/* Counters with EN whose selector in the machine differs in more than EN. */
 	u64 selectors_differ;
 
 	/* As the guest wrote it, reserved bits dropped. */
 	u64 eventsel[PMU_COUNTERS];
-	/* As the machine holds it, less EN; see pmu_machine_evtsel(). */
+	/* As the machine holds it, less EN; see pmu_machine_evtsel(). Of a counter without EN it is
+	 * what was last needed. */
 	u64 eventsel_hw_no_en[PMU_COUNTERS];
 
 	u64 evtsel_writes; /* selectors changed in the machine */
@@ -106,7 +107,7 @@ int pmu_rdpmc(struct pmu *pmu, u32 ecx, u64 *value);
  * USR/OS come on top. */
 bool pmu_counts(u64 eventsel, bool svme, bool in_l2, enum svme0_rule rule);
 
-/* What the machine holds now. 0 until the guest writes something else than 0. */
+/* What the machine holds now. 0 until the guest first sets EN. */
 static inline u64 pmu_machine_evtsel(const struct pmu *pmu, unsigned int idx)
 {
 	return pmu->eventsel_hw_no_en[idx] | ((pmu->enabled_hw & BIT(idx)) ? EVTSEL_EN : 0);

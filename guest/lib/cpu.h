@@ -102,7 +102,8 @@ static inline void sti(void)
 	asm volatile("sti" : : : "memory");
 }
 
-/* A window of a few instructions in which a pending interrupt is taken; the first NOP is STI's shadow. */
+/* A window of a few instructions in which a pending interrupt is taken; the first NOP is STI's
+ * shadow. */
 static inline void interrupt_window(void)
 {
 	asm volatile("sti; nop; nop; nop; cli" : : : "memory");

@@ -11,7 +11,7 @@ static u64 pa(const void *p)
 
 void paging_identity(struct paging *p, u64 flags)
 {
-	*p = (struct paging){ 0 };
+	*p = (struct paging){0};
 	p->pml5[0] = pa(p->pml4) | flags;
 	p->pml4[0] = pa(p->pdpt) | flags;
 	for (unsigned int g = 0; g < ARRAY_SIZE(p->pd); g++) {

@@ -16,8 +16,8 @@ void platform_probe(void)
 	u32 ext_max = cpuid(CPUID_EXT_MAX).eax;
 	struct cpuid ext = cpuid(CPUID_EXT_FEATURES);
 
-	platform.under_us = hv.ebx == TALLY_CPUID_EBX && hv.ecx == TALLY_CPUID_ECX &&
-			    hv.edx == TALLY_CPUID_EDX;
+	platform.under_us =
+		hv.ebx == TALLY_CPUID_EBX && hv.ecx == TALLY_CPUID_ECX && hv.edx == TALLY_CPUID_EDX;
 	platform.tcg = hv.ebx == TCG_SIGNATURE_EBX;
 	platform.svm = ext.ecx & CPUID_EXT1_ECX_SVM;
 	platform.pmu = ext.ecx & CPUID_EXT1_ECX_PERFCTREXTCORE;
@@ -34,27 +34,41 @@ void platform_probe(void)
 	}
 }
 
+enum scope { TCG_BARE, TCG_BOTH, OURS };
+
 static const struct {
-	bool under_us_too;
+	enum scope scope;
 	const char *text;
 } departures[] = {
-#define BARE false
-#define BOTH true
-#define X(name, scope, text) { scope, text },
+#define X(name, scope, text) {scope, text},
 	DEPARTURES(X)
 #undef X
 };
 
+static bool in_scope(enum scope scope)
+{
+	/* Only the clock backend, which is for a machine without a PMU, tells that TCG is below us. */
+	bool tcg_below = platform.under_us && platform.backend != TALLY_BACKEND_GUEST_ONLY;
+
+	switch (scope) {
+	case TCG_BARE:
+		return platform.tcg;
+	case TCG_BOTH:
+		return platform.tcg || tcg_below;
+	default:
+		return platform.under_us;
+	}
+}
+
 bool departs(enum departure d)
 {
 	static bool told[ARRAY_SIZE(departures)];
-	/* Under us only the clock backend, which is for a machine without a PMU, tells that TCG is below. */
-	bool below = platform.under_us && platform.backend != TALLY_BACKEND_GUEST_ONLY;
 
-	if (!platform.tcg && !(below && departures[d].under_us_too))
+	if (!in_scope(departures[d].scope))
 		return false;
 	if (!told[d])
-		note("departure of QEMU TCG: %s", departures[d].text);
+		note("departure of %s: %s", departures[d].scope == OURS ? "Tallyvisor" : "QEMU TCG",
+		     departures[d].text);
 	told[d] = true;
 	return true;
 }

@@ -1,5 +1,5 @@
 ; SPDX-License-Identifier: MIT
-; A known number of instructions between two readings of four counters. See pmu.h for the arithmetic.
+; A known number of instructions between two readings of four counters. The arithmetic is in pmu.h.
 
 bits 64
 default rel

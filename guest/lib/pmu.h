@@ -4,12 +4,12 @@
  *
  * The rule of exact counting, for event C0h:
  * - every instruction that retires counts 1, whether the CPU or a hypervisor below carries it out;
- * - RDPMC and RDMSR deliver the value from before their own retirement, so between two reads lie the first read
- *   itself and everything up to, but not, the second;
+ * - RDPMC and RDMSR deliver the value from before their own retirement, so between two reads lie
+ *   the first read itself and everything up to, but not, the second;
  * - VMRUN retires in the guest it enters; a VMRUN that is refused retires in the host;
  * - an instruction that exits to L1 does not retire;
- * - WRMSR to EFER retires in the new state of SVME; WRMSR to a selector in the old state of the selector; WRMSR
- *   to a counter after the new value is in place.
+ * - WRMSR to EFER retires in the new state of SVME; WRMSR to a selector in the old state of the
+ *   selector; WRMSR to a counter after the new value is in place.
  */
 #ifndef GUEST_PMU_H
 #define GUEST_PMU_H
@@ -27,10 +27,10 @@ static const struct {
 	const char *name;
 	u64 bits;
 } pmu_setting[PMU_SETTINGS] = {
-	{ "none", 0 },
-	{ "GuestOnly", EVTSEL_GUESTONLY },
-	{ "HostOnly", EVTSEL_HOSTONLY },
-	{ "Host+Guest", EVTSEL_HOST_GUEST },
+	{"none", 0},
+	{"GuestOnly", EVTSEL_GUESTONLY},
+	{"HostOnly", EVTSEL_HOSTONLY},
+	{"Host+Guest", EVTSEL_HOST_GUEST},
 };
 
 enum pmu_mode {

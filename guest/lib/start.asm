@@ -25,7 +25,7 @@ segments_restore:
 	mov ds, [rdi + 2]
 	mov es, [rdi + 4]
 	mov ss, [rdi + 6]
-	; LTR of a null selector faults, so a firmware without a TSS goes on with ours, which it never uses.
+	; LTR of a null selector faults: a firmware without a TSS goes on with ours and never uses it.
 	movzx ecx, word [rdi + 8]
 	test ecx, ecx
 	jz .no_tss

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * From UEFI into the guest and back. Boot services stay alive but are not called while tests run: interrupts are
- * off, and GDT, IDT and page tables are our own, so that a test knows exactly what the CPU's state is.
+ * From UEFI into the guest and back. Boot services stay alive but are not called while tests run:
+ * interrupts are off, and GDT, IDT and page tables are our own, so that a test knows exactly what
+ * the CPU's state is.
  */
 #define GNU_EFI_USE_MS_ABI
 #include <efi.h>
@@ -61,7 +62,8 @@ static void firmware_leave(void)
 	firmware.pic_master = inb(PIC_MASTER_MASK);
 	firmware.pic_slave = inb(PIC_SLAVE_MASK);
 
-	/* The pages below are user pages, which SMEP, SMAP and protection keys would forbid us to use. */
+	/* The pages below are user pages, which SMEP, SMAP and protection keys would forbid us to
+	 * use. */
 	write_cr4(firmware.cr4 & ~(CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_CET | CR4_PCIDE));
 	wrmsr(MSR_EFER, firmware.efer | EFER_NXE);
 	paging_identity(&page_tables, PTE_ALL);
@@ -93,7 +95,7 @@ static void console_show(void)
 {
 	u64 bytes;
 	const char *log = print_log(&bytes);
-	CHAR16 text[3] = { 0 };
+	CHAR16 text[3] = {0};
 
 	for (u64 i = 0; i < bytes; i++) {
 		text[0] = log[i] == '\n' ? u'\r' : (CHAR16)log[i];
@@ -105,13 +107,14 @@ static void console_show(void)
 NORETURN void guest_exit(enum verdict verdict)
 {
 	outb(DEBUG_EXIT_PORT, (u8)verdict);
-	/* QEMU ends a moment later. An absent device reads as FFh: a real machine with a person in front of it. */
+	/* QEMU ends a moment later. An absent device reads as FFh: a real machine with a person in
+	 * front of it. */
 	while (inb(DEBUG_EXIT_PORT) != 0xff)
 		asm volatile("pause");
 	firmware_return();
 	console_show();
-	system_table->BootServices->Exit(image_handle, verdict == VERDICT_CRASH ? EFI_ABORTED : EFI_SUCCESS,
-					 0, NULL);
+	system_table->BootServices->Exit(
+		image_handle, verdict == VERDICT_CRASH ? EFI_ABORTED : EFI_SUCCESS, 0, NULL);
 	for (;;)
 		asm volatile("hlt");
 }

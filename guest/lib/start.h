@@ -7,8 +7,9 @@
 #include "types.h"
 
 /*
- * Ends the guest: the verdict goes to QEMU's isa-debug-exit port. On a machine without one the firmware's state is
- * restored, everything printed is shown on the firmware's console, and the application returns.
+ * Ends the guest: the verdict goes to QEMU's isa-debug-exit port. On a machine without one the
+ * firmware's state is restored, everything printed is shown on the firmware's console, and the
+ * application returns.
  */
 NORETURN void guest_exit(enum verdict verdict);
 

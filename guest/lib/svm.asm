@@ -1,5 +1,5 @@
 ; SPDX-License-Identifier: MIT
-; VMRUN with the general-purpose registers exchanged, and the handlers of an L2 that catches every event.
+; VMRUN with the general-purpose registers exchanged; the handlers of an L2 that catches all events.
 
 bits 64
 default rel
@@ -10,8 +10,9 @@ section .text
 
 ; void svm_vmrun(struct vmcb *vmcb, struct l2_regs *regs)
 ;
-; No VMLOAD, no VMSAVE: VMRUN and #VMEXIT leave FS, GS, TR, LDTR, KernelGSBase and the SYSCALL and SYSENTER MSRs
-; alone, L2 runs with L1's, and nothing in these guests changes them but by a VMLOAD that a test means to do.
+; No VMLOAD, no VMSAVE: VMRUN and #VMEXIT leave FS, GS, TR, LDTR, KernelGSBase and the MSRs of
+; SYSCALL and SYSENTER alone. L2 runs with L1's, and nothing in these guests changes them but by a
+; VMLOAD that a test means to do.
 svm_vmrun:
 	push rbx
 	push rbp

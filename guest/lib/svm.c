@@ -46,7 +46,7 @@ bool svm_start(void)
 
 static struct vmcb_seg data_segment(void)
 {
-	return (struct vmcb_seg){ .selector = GDT_DATA, .attrib = ATTR_DATA, .limit = ~0u };
+	return (struct vmcb_seg){.selector = GDT_DATA, .attrib = ATTR_DATA, .limit = ~0u};
 }
 
 void l2_reset(const void *entry)
@@ -55,8 +55,8 @@ void l2_reset(const void *entry)
 	struct vmcb_save *s = &l2.vmcb.save;
 	struct table_register gdtr, idtr;
 
-	l2.vmcb = (struct vmcb){ 0 };
-	l2.regs = (struct l2_regs){ 0 };
+	l2.vmcb = (struct vmcb){0};
+	l2.regs = (struct l2_regs){0};
 	for (unsigned int i = 0; i < sizeof(l2.iopm); i++)
 		l2.iopm[i] = 0;
 	for (unsigned int i = 0; i < sizeof(l2.msrpm); i++)
@@ -71,10 +71,10 @@ void l2_reset(const void *entry)
 	l2_intercept(INTERCEPT(VMMCALL));
 	l2_intercept(INTERCEPT(SHUTDOWN));
 
-	s->cs = (struct vmcb_seg){ .selector = GDT_CODE, .attrib = ATTR_CODE64, .limit = ~0u };
+	s->cs = (struct vmcb_seg){.selector = GDT_CODE, .attrib = ATTR_CODE64, .limit = ~0u};
 	s->ds = s->es = s->ss = data_segment();
-	s->gdtr = (struct vmcb_seg){ .limit = gdtr.limit, .base = gdtr.base };
-	s->idtr = (struct vmcb_seg){ .limit = idtr.limit, .base = idtr.base };
+	s->gdtr = (struct vmcb_seg){.limit = gdtr.limit, .base = gdtr.base};
+	s->idtr = (struct vmcb_seg){.limit = idtr.limit, .base = idtr.base};
 	s->efer = rdmsr(MSR_EFER);
 	s->cr0 = read_cr0();
 	s->cr3 = read_cr3();
@@ -97,8 +97,8 @@ void l2_use_npt(void)
 
 void l2_flush(void)
 {
-	l2.vmcb.control.tlb_control =
-		platform.svm_edx & SVM_FLUSH_BY_ASID ? TLB_CONTROL_FLUSH_ASID : TLB_CONTROL_FLUSH_ALL;
+	l2.vmcb.control.tlb_control = platform.svm_edx & SVM_FLUSH_BY_ASID ? TLB_CONTROL_FLUSH_ASID
+									   : TLB_CONTROL_FLUSH_ALL;
 }
 
 void l2_intercept(unsigned int bit)
@@ -129,7 +129,7 @@ u64 l2_run(void)
 	svm_vmrun(&l2.vmcb, &l2.regs);
 	stgi();
 	l2.vmcb.control.tlb_control = TLB_CONTROL_NONE;
-	if (l2.vmcb.control.exit_code == (u32)VMEXIT_INVALID && departs(TCG_INVALID_32))
+	if (l2.vmcb.control.exit_code == (u32)VMEXIT_INVALID && departs(DEPARTURE_INVALID_32))
 		return VMEXIT_INVALID;
 	return l2.vmcb.control.exit_code;
 }

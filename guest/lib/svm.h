@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * SVM for an L1: one guest (L2) in static memory, fresh for every test. By default it is 64-bit code in L1's own
- * address space (CR3, GDT, IDT), intercepts VMRUN, VMMCALL and SHUTDOWN only, and exits by VMMCALL.
+ * SVM for an L1: one guest (L2) in static memory, fresh for every test. By default it is 64-bit
+ * code in L1's own address space (CR3, GDT, IDT), intercepts VMRUN, VMMCALL and SHUTDOWN only,
+ * and exits by VMMCALL.
  */
 #ifndef GUEST_SVM_H
 #define GUEST_SVM_H
@@ -18,7 +19,7 @@ struct l2_regs {
 
 struct l2 {
 	struct vmcb vmcb;
-	u8 iopm[IOPM_BYTES + PAGE_SIZE]; /* the last three bits are in a fourth page's first byte, APM2 §15.10.1 */
+	u8 iopm[IOPM_BYTES];
 	u8 msrpm[MSRPM_BYTES];
 	u8 stack[4 * PAGE_SIZE];
 	struct paging npt;

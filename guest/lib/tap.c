@@ -41,7 +41,8 @@ const char *print_log(u64 *bytes)
 	return log;
 }
 
-static void put_padded(const char *text, unsigned int bytes, unsigned int width, bool left, char fill)
+static void put_padded(const char *text, unsigned int bytes, unsigned int width, bool left,
+		       char fill)
 {
 	unsigned int pad = width > bytes ? width - bytes : 0;
 
@@ -53,7 +54,8 @@ static void put_padded(const char *text, unsigned int bytes, unsigned int width,
 		put(' ');
 }
 
-static void put_number(u64 v, unsigned int base, bool negative, unsigned int width, bool left, char fill)
+static void put_number(u64 v, unsigned int base, bool negative, unsigned int width, bool left,
+		       char fill)
 {
 	char digits[24], *p = digits + sizeof(digits);
 

@@ -2,7 +2,7 @@
 /*
  * Reporting in TAP on COM1. A test is a function; it passes if no check in it failed.
  *
- *	int guest_main(void)             every guest defines it
+ *	void guest_main(void)            every guest defines it
  *	{
  *		tap_plan(2);
  *		tap_run("a name", test_function, argument);
@@ -33,9 +33,10 @@ const char *print_log(u64 *bytes);
 
 void tap_plan(unsigned int tests);
 void tap_run(const char *name, void (*run)(const void *arg), const void *arg);
-/* The whole guest cannot run here: every one of `tests` is one SKIP. */
+/* The whole guest cannot run here: what is left of the plan is one SKIP each. */
 void tap_skip_all(const char *reason);
-/* Inside a test: the rest of it (and so all of it) does not apply here. Earlier failures still count. */
+/* Inside a test: the rest of it (and so all of it) does not apply here. Earlier failures still
+ * count. */
 void tap_skip(const char *reason);
 /* Inside a test: a check. Returns whether it held. */
 bool tap_check(bool ok, const char *what);

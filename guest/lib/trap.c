@@ -28,7 +28,7 @@ static struct PACKED {
 	u64 rsp0;
 	u8 other[90];
 	u16 iopb;
-} tss = { .iopb = sizeof(tss) };
+} tss = {.iopb = sizeof(tss)};
 
 /* Flat descriptors: G and P set, and L or D for code. */
 static u64 gdt[] = {
@@ -38,7 +38,7 @@ static u64 gdt[] = {
 	0x00cff3000000ffffull, /* GDT_USER_DATA */
 	0x00affb000000ffffull, /* GDT_USER_CODE */
 	0x00cf9b000000ffffull, /* GDT_CODE32 */
-	0,                     /* GDT_TSS, 16 bytes */
+	0,		       /* GDT_TSS, 16 bytes */
 	0,
 };
 
@@ -71,8 +71,8 @@ void trap_init(void)
 	gdt[GDT_TSS / 8 + 1] = base >> 32;
 	for (u32 v = 0; v < ARRAY_SIZE(idt); v++)
 		trap_gate(v, NULL);
-	trap_load(&(struct table_register){ sizeof(gdt) - 1, (u64)gdt },
-		  &(struct table_register){ sizeof(idt) - 1, (u64)idt });
+	trap_load(&(struct table_register){sizeof(gdt) - 1, (u64)gdt},
+		  &(struct table_register){sizeof(idt) - 1, (u64)idt});
 }
 
 void trap_hook(u32 vector, void (*hook)(struct trap_frame *frame))
@@ -90,7 +90,7 @@ void trap_entry(struct trap_frame *frame)
 		return;
 	}
 	if (try_rsp) {
-		trap_info = (struct trap_info){ vector, frame->error, frame->rip, read_cr2() };
+		trap_info = (struct trap_info){vector, frame->error, frame->rip, read_cr2()};
 		if (vector == VEC_TRY_RETURN)
 			trap_info.vector = VEC_NONE;
 		if (vector < 32 || vector == VEC_TRY_RETURN)
@@ -102,7 +102,7 @@ void trap_entry(struct trap_frame *frame)
 			apic_eoi();
 		return;
 	}
-	note("CRASH: exception %u error 0x%lx at rip 0x%lx (image+0x%lx) rsp 0x%lx cr2 0x%lx", vector,
-	     frame->error, frame->rip, frame->rip - image_base(), frame->rsp, read_cr2());
+	note("CRASH: exception %u error 0x%lx at rip 0x%lx (image+0x%lx) rsp 0x%lx cr2 0x%lx",
+	     vector, frame->error, frame->rip, frame->rip - image_base(), frame->rsp, read_cr2());
 	guest_exit(VERDICT_CRASH);
 }

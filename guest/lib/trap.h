@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The guest's own GDT, TSS and IDT, in place from guest_main's first instruction to its last, and a way to ask
- * "which exception does this raise?". An exception that nobody asked for ends the guest as CRASH.
+ * The guest's own GDT, TSS and IDT, in place from guest_main's first instruction to its last, and
+ * a way to ask "which exception does this raise?". An exception that nobody asked for ends the
+ * guest as CRASH.
  */
 #ifndef GUEST_TRAP_H
 #define GUEST_TRAP_H
@@ -15,7 +16,7 @@
 #define GDT_CODE32 0x28u
 #define GDT_TSS 0x30u
 
-#define VEC_NONE 0x100u     /* no exception */
+#define VEC_NONE 0x100u	     /* no exception */
 #define VEC_TRY_RETURN 0x80u /* INT of user code that came to its end */
 
 struct trap_frame {
@@ -30,11 +31,13 @@ struct trap_info {
 };
 extern struct trap_info trap_info;
 
-/* Calls fn(arg) at CPL 0 (at CPL 3) and returns the vector of the first exception, or VEC_NONE. Not recursive. */
+/* Calls fn(arg) at CPL 0 (at CPL 3) and returns the vector of the first exception, or VEC_NONE. Not
+ * recursive. */
 u64 try_call(void (*fn)(const void *arg), const void *arg);
 u64 try_user(void (*fn)(const void *arg), const void *arg);
 
-/* Handles a vector until reset to NULL. Interrupts without a hook are acknowledged and counted in trap_strays. */
+/* Handles a vector until reset to NULL. Interrupts without a hook are acknowledged and counted in
+ * trap_strays. */
 void trap_hook(u32 vector, void (*hook)(struct trap_frame *frame));
 extern volatile u64 trap_strays;
 

@@ -63,7 +63,6 @@ static inline bool naive_is_plain(u64 eventsel)
 struct naive {
 	enum svme0_rule rule;
 	bool svme, in_l2;
-	bool written[PMU_COUNTERS]; /* something else than 0 */
 	u64 eventsel[PMU_COUNTERS];
 	u64 hw[PMU_COUNTERS]; /* the machine's, at the last commit */
 	u64 hw_changes;
@@ -73,18 +72,17 @@ struct naive {
 static inline void naive_write_eventsel(struct naive *naive, unsigned int idx, u64 value)
 {
 	naive->eventsel[idx] = value & NAIVE_WRITABLE;
-	naive->written[idx] |= naive->eventsel[idx] != 0;
 }
 
 static inline void naive_commit(struct naive *naive)
 {
 	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++) {
-		u64 eventsel = naive->eventsel[idx], hw = 0;
+		u64 eventsel = naive->eventsel[idx], hw = naive->hw[idx] & ~NAIVE_EN;
 
-		if (naive->written[idx]) {
+		/* without EN the rest may stay as it was */
+		if (eventsel & NAIVE_EN) {
 			hw = (eventsel & ~NAIVE_HOSTONLY & ~NAIVE_EN) | NAIVE_GUESTONLY;
-			if (eventsel & NAIVE_EN &&
-			    naive_counts(eventsel, naive->svme, naive->in_l2, naive->rule))
+			if (naive_counts(eventsel, naive->svme, naive->in_l2, naive->rule))
 				hw |= NAIVE_EN;
 		}
 		naive->hw_changes += hw != naive->hw[idx];

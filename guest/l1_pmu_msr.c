@@ -1,0 +1,349 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The PMU's registers: both addresses of each counter, 48 bits, reserved bits that read as zero
+ * and never fault, RDPMC and its faults, independence of the counters, no PerfMonV2 unless CPUID
+ * says so. AMD64 APM vol. 2 §13.2.
+ */
+#include "guest/lib/pmu.h"
+#include "guest/lib/svm.h"
+#include "guest/lib/tap.h"
+#include "x86/cpuid.h"
+#include "x86/cr.h"
+#include "x86/msr.h"
+
+#define SELECTOR_STOPPED 0x0000020fffdf00ffull /* every field, EN clear */
+
+/* Not in EVTSEL_WRITABLE; on some CPUs bits 19 and 42 keep what is written, and 43 of selector 2
+ * has a meaning. */
+#define RESERVED_ON_ALL (~EVTSEL_WRITABLE & ~BIT(19) & ~BIT(42) & ~BIT(43))
+
+static u64 value_of(u32 i)
+{
+	return 0x123400000000ull + 0x1111ull * (i + 1);
+}
+
+static void check_cpuid(const void *arg)
+{
+	(void)arg;
+	CHECK_EQ(cpuid(CPUID_EXT_FEATURES).ecx & CPUID_EXT1_ECX_PERFCTREXTCORE,
+		 CPUID_EXT1_ECX_PERFCTREXTCORE);
+	if (platform.under_us)
+		CHECK_EQ(cpuid(CPUID_EXT_FEATURES).ecx &
+				 (CPUID_EXT1_ECX_PERFCTREXTNB | CPUID_EXT1_ECX_PERFCTREXTL2I),
+			 0);
+}
+
+static void check_selector_aliases(const void *arg)
+{
+	(void)arg;
+	for (u32 i = 0; i < PMU_LEGACY_COUNTERS; i++) {
+		u64 a = (SELECTOR_STOPPED & EVTSEL_WRITABLE & ~EVTSEL_EN) ^ i;
+
+		wrmsr(MSR_PERFEVTSEL(i), a);
+		CHECK_EQ(rdmsr(MSR_LEGACY_PERFEVTSEL(i)), a);
+		wrmsr(MSR_LEGACY_PERFEVTSEL(i), 0x42 + i);
+		CHECK_EQ(rdmsr(MSR_PERFEVTSEL(i)), 0x42 + i);
+	}
+	pmu_stop_all();
+}
+
+static void check_counter_aliases(const void *arg)
+{
+	(void)arg;
+	for (u32 i = 0; i < PMU_LEGACY_COUNTERS; i++) {
+		wrmsr(MSR_PERFCTR(i), value_of(i));
+		CHECK_EQ(rdmsr(MSR_LEGACY_PERFCTR(i)), value_of(i));
+		wrmsr(MSR_LEGACY_PERFCTR(i), value_of(i) + 1);
+		CHECK_EQ(rdmsr(MSR_PERFCTR(i)), value_of(i) + 1);
+		CHECK_EQ(rdpmc(i), value_of(i) + 1);
+	}
+	pmu_stop_all();
+}
+
+static void check_independent(const void *arg)
+{
+	(void)arg;
+	for (u32 i = 0; i < PMU_COUNTERS; i++) {
+		wrmsr(MSR_PERFCTR(i), value_of(i));
+		wrmsr(MSR_PERFEVTSEL(i), 0xc0 + i);
+	}
+	for (u32 i = 0; i < PMU_COUNTERS; i++) {
+		CHECK_EQ(rdmsr(MSR_PERFCTR(i)), value_of(i));
+		CHECK_EQ(rdmsr(MSR_PERFEVTSEL(i)), 0xc0 + i);
+		CHECK_EQ(rdpmc(i), value_of(i));
+	}
+	pmu_stop_all();
+}
+
+static void check_width(const void *arg)
+{
+	(void)arg;
+	for (u32 i = 0; i < PMU_COUNTERS; i++) {
+		wrmsr(MSR_PERFCTR(i), ~0ull);
+		CHECK_EQ(rdmsr(MSR_PERFCTR(i)), PMU_COUNTER_MASK);
+		CHECK_EQ(rdpmc(i), PMU_COUNTER_MASK);
+		wrmsr(MSR_PERFCTR(i), 0xffff000000000005ull);
+		CHECK_EQ(rdmsr(MSR_PERFCTR(i)), 5);
+	}
+	/* A running counter wraps to zero. */
+	wrmsr(MSR_PERFCTR(0), PMU_COUNTER_MASK - 5);
+	wrmsr(MSR_PERFEVTSEL(0), SEL_INSTRUCTIONS);
+	for (u32 i = 0; i < 1000; i++)
+		asm volatile("nop");
+	wrmsr(MSR_PERFEVTSEL(0), 0);
+	tap_check(rdmsr(MSR_PERFCTR(0)) < 1000000, "the counter wrapped");
+	pmu_stop_all();
+}
+
+static void write_msr(const void *arg)
+{
+	const u64 *msr_value = arg;
+
+	wrmsr((u32)msr_value[0], msr_value[1]);
+}
+
+static void check_reserved(const void *arg)
+{
+	(void)arg;
+	for (u32 i = 0; i < PMU_COUNTERS; i++) {
+		for (u32 bit = 0; bit < 64; bit++) {
+			u64 msr_value[] = {MSR_PERFEVTSEL(i), BIT(bit)};
+			u64 read;
+
+			if (bit == 22)
+				continue; /* EN */
+			if (!CHECK_EQ(try_call(write_msr, msr_value), VEC_NONE))
+				continue;
+			read = rdmsr(MSR_PERFEVTSEL(i));
+			if (BIT(bit) & RESERVED_ON_ALL)
+				CHECK_EQ(read, 0);
+			else if (BIT(bit) & EVTSEL_WRITABLE)
+				CHECK_EQ(read, BIT(bit));
+			else if (platform.under_us)
+				CHECK_EQ(read, 0);
+		}
+	}
+	pmu_stop_all();
+}
+
+/* ---- RDPMC ---- */
+
+static volatile u64 rdpmc_value;
+
+static void do_rdpmc(const void *arg)
+{
+	rdpmc_value = rdpmc(*(const u32 *)arg);
+}
+
+static void check_rdpmc_index(const void *arg)
+{
+	const u32 bad[] = {PMU_COUNTERS, 7, 16, 64, BIT(30), BIT(31), ~0u};
+
+	(void)arg;
+	for (u32 i = 0; i < PMU_COUNTERS; i++)
+		CHECK_EQ(try_call(do_rdpmc, &i), VEC_NONE);
+	/* On silicon, indices from 6 on may be other counters (APM2 §13.2.1). */
+	for (u32 i = platform.under_us ? 0 : 3; i < ARRAY_SIZE(bad); i++) {
+		CHECK_EQ(try_call(do_rdpmc, &bad[i]), VEC_GP);
+		CHECK_EQ(trap_info.error, 0);
+	}
+}
+
+static void check_rdpmc_user(const void *arg)
+{
+	u64 cr4 = read_cr4();
+	u32 index = 1;
+
+	(void)arg;
+	wrmsr(MSR_PERFCTR(1), value_of(1));
+	write_cr4(cr4 & ~CR4_PCE);
+	CHECK_EQ(try_user(do_rdpmc, &index), VEC_GP);
+	CHECK_EQ(trap_info.error, 0);
+	write_cr4(cr4 | CR4_PCE);
+	rdpmc_value = 0;
+	CHECK_EQ(try_user(do_rdpmc, &index), VEC_NONE);
+	CHECK_EQ(rdpmc_value, value_of(1));
+	index = 64;
+	CHECK_EQ(try_user(do_rdpmc, &index), VEC_GP);
+	write_cr4(cr4);
+	pmu_stop_all();
+}
+
+/* RDMSR and WRMSR of the PMU's registers fault at CPL 3 whatever CR4.PCE is. */
+static void do_rdmsr(const void *arg)
+{
+	rdpmc_value = rdmsr(*(const u32 *)arg);
+}
+
+static void check_msr_user(const void *arg)
+{
+	const u32 msrs[] = {MSR_PERFEVTSEL(0), MSR_PERFCTR(0), MSR_LEGACY_PERFEVTSEL(0)};
+
+	(void)arg;
+	for (u32 i = 0; i < ARRAY_SIZE(msrs); i++) {
+		u64 msr_value[] = {msrs[i], SEL_INSTRUCTIONS};
+
+		CHECK_EQ(try_user(do_rdmsr, &msrs[i]), VEC_GP);
+		CHECK_EQ(try_user(write_msr, msr_value), VEC_GP);
+		CHECK_EQ(rdmsr(msrs[i]), 0);
+	}
+}
+
+/* The upper half of RCX is not part of the index or the address. */
+static void check_high_rcx(const void *arg)
+{
+	u32 lo, hi;
+
+	(void)arg;
+	wrmsr(MSR_PERFCTR(2), value_of(2));
+	asm volatile("rdpmc" : "=a"(lo), "=d"(hi) : "c"(0xffffffff00000002ull));
+	CHECK_EQ((u64)hi << 32 | lo, value_of(2));
+	asm volatile("rdmsr" : "=a"(lo), "=d"(hi) : "c"(0xabcd000000000000ull | MSR_PERFCTR(2)));
+	CHECK_EQ((u64)hi << 32 | lo, value_of(2));
+	/* And RAX and RDX are written whole. */
+	{
+		u64 rax = ~0ull, rdx = ~0ull;
+
+		asm volatile("rdpmc" : "+a"(rax), "+d"(rdx) : "c"(2));
+		CHECK_EQ(rax, (u32)value_of(2));
+		CHECK_EQ(rdx, value_of(2) >> 32);
+	}
+	pmu_stop_all();
+}
+
+/* ---- counting ---- */
+
+static void check_stopped(const void *arg)
+{
+	(void)arg;
+	for (u32 i = 0; i < PMU_COUNTERS; i++) {
+		wrmsr(MSR_PERFCTR(i), value_of(i));
+		/* EN=0; and no CPL selected at all. */
+		wrmsr(MSR_PERFEVTSEL(i), i % 2 ? SEL_INSTRUCTIONS & ~EVTSEL_EN
+					       : EVENT_RETIRED_INSTRUCTIONS | EVTSEL_EN);
+	}
+	for (u32 i = 0; i < 1000; i++)
+		asm volatile("nop");
+	for (u32 i = 0; i < PMU_COUNTERS; i++)
+		CHECK_EQ(rdmsr(MSR_PERFCTR(i)), value_of(i));
+	pmu_stop_all();
+}
+
+/* What counter i moves by in a stretch that takes STRETCH instructions from RDPMC to RDPMC. */
+#define STRETCH (1 + 1 + 100)
+static u32 stretch(u32 i)
+{
+	u32 moved;
+
+	asm volatile("rdpmc\n\tmov %%eax, %%r8d\n\t.rept 100\n\tnop\n\t.endr\n\trdpmc\n\t"
+		     "sub %%r8d, %%eax"
+		     : "=a"(moved)
+		     : "c"(i)
+		     : "rdx", "r8", "memory");
+	return moved;
+}
+
+/* All six run and count alike; a write to one of them moves only that one. */
+static void check_six(const void *arg)
+{
+	u32 moved;
+
+	(void)arg;
+	for (u32 i = 0; i < PMU_COUNTERS; i++)
+		wrmsr(MSR_PERFEVTSEL(i), SEL_INSTRUCTIONS);
+	for (u32 i = 0; i < PMU_COUNTERS; i++) {
+		moved = stretch(i);
+		if (platform.exact)
+			CHECK_EQ(moved, STRETCH);
+		else
+			CHECK(moved > 0);
+	}
+	wrmsr(MSR_PERFCTR(3), 0);
+	tap_check(rdpmc(3) < rdpmc(2), "a written counter counts on from the new value");
+	pmu_stop_all();
+}
+
+static void check_written_value(const void *arg)
+{
+	u64 lo, hi;
+
+	(void)arg;
+	if (!platform.exact) {
+		tap_skip("counts are not exact here");
+		return;
+	}
+	/* WRMSR retires after its value is in place: it is the first instruction counted; MOV, then
+	 * RDPMC. */
+	wrmsr(MSR_PERFEVTSEL(0), SEL_INSTRUCTIONS);
+	asm volatile("wrmsr\n\txor %%ecx, %%ecx\n\trdpmc"
+		     : "=a"(lo), "=d"(hi)
+		     : "a"(1000), "d"(0), "c"(MSR_PERFCTR(0)));
+	CHECK_EQ((u32)lo, 1000 + 2);
+	/* The WRMSR that starts a counter retires before it counts, the one that stops it while it
+	 * counts. */
+	wrmsr(MSR_PERFEVTSEL(0), 0);
+	wrmsr(MSR_PERFCTR(0), 0);
+	asm volatile("wrmsr\n\txor %%eax, %%eax\n\twrmsr"
+		     :
+		     : "a"((u32)SEL_INSTRUCTIONS), "d"(0), "c"(MSR_PERFEVTSEL(0))
+		     : "memory");
+	CHECK_EQ(rdmsr(MSR_PERFCTR(0)), 2);
+	pmu_stop_all();
+}
+
+/* ---- PerfMonV2 ---- */
+
+static void check_v2(const void *arg)
+{
+	const u32 v2[] = {MSR_PERF_GLOBAL_STATUS, MSR_PERF_GLOBAL_CTL, MSR_PERF_GLOBAL_STATUS_CLR,
+			  MSR_PERF_GLOBAL_STATUS_SET};
+	bool has = cpuid(CPUID_EXT_MAX).eax >= CPUID_PERFMON_V2 && cpuid(CPUID_PERFMON_V2).eax & 1;
+
+	(void)arg;
+	if (has) {
+		tap_skip("CPUID 8000_0022 has PerfMonV2");
+		return;
+	}
+	/* Registers that do not exist: either #GP, or 0 and no effect, but never a value. */
+	for (u32 i = 0; i < ARRAY_SIZE(v2); i++) {
+		u64 msr_value[] = {v2[i], 0x3f};
+		u64 written = try_call(write_msr, msr_value);
+
+		rdpmc_value = 0;
+		tap_check(written == VEC_NONE || written == VEC_GP, "no other exception");
+		CHECK_EQ(try_call(do_rdmsr, &v2[i]), written);
+		CHECK_EQ(rdpmc_value, 0);
+	}
+}
+
+static const struct {
+	const char *name;
+	void (*run)(const void *);
+} cases[] = {
+	{"CPUID", check_cpuid},
+	{"legacy and extended selectors are the same", check_selector_aliases},
+	{"legacy and extended counters are the same", check_counter_aliases},
+	{"six pairs are independent", check_independent},
+	{"counters have 48 bits", check_width},
+	{"reserved bits of a selector read 0 and never fault", check_reserved},
+	{"RDPMC: six counters, #GP beyond", check_rdpmc_index},
+	{"RDPMC at CPL 3: CR4.PCE", check_rdpmc_user},
+	{"RDMSR and WRMSR at CPL 3", check_msr_user},
+	{"RCX[63:32] is ignored, RAX and RDX are written whole", check_high_rcx},
+	{"stopped counters keep their value", check_stopped},
+	{"six counters count alike", check_six},
+	{"WRMSR to a running counter, and to a selector", check_written_value},
+	{"no PerfMonV2 registers without CPUID", check_v2},
+};
+
+void guest_main(void)
+{
+	tap_plan(ARRAY_SIZE(cases));
+	if (!platform.pmu) {
+		tap_skip_all("no AMD PMU (CPUID 8000_0001 ECX[23])");
+		return;
+	}
+	pmu_stop_all();
+	for (u32 i = 0; i < ARRAY_SIZE(cases); i++)
+		tap_run(cases[i].name, cases[i].run, NULL);
+}
