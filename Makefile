@@ -26,7 +26,8 @@ FREE := -std=gnu11 -ffreestanding -fno-stack-protector -fno-asynchronous-unwind-
 # -fno-jump-tables: an indirect branch in the exit path costs more than the compares
 # the core has no SSE, so its stack needs no 16-byte alignment
 STACK_ALIGN = $(if $(findstring clang,$(shell $(CC) --version)),-mstack-alignment=8,-mpreferred-stack-boundary=3)
-HV_FLAGS = $(FREE) $(STACK_ALIGN) -fpie -fvisibility=hidden -fno-jump-tables -fno-strict-aliasing
+# every CPU with SVM and nested paging has POPCNT
+HV_FLAGS = $(FREE) $(STACK_ALIGN) -mpopcnt -fpie -fvisibility=hidden -fno-jump-tables -fno-strict-aliasing
 EFI_INC := /usr/include/efi
 EFI_FLAGS := $(FREE) -fpic -fshort-wchar -isystem $(EFI_INC) -isystem $(EFI_INC)/x86_64
 # looked up when a rule runs, not before: gnu-efi may have been installed by this very make

@@ -242,18 +242,17 @@ static NOINLINE void note_unsupported(struct vcpu *v, u64 counters)
  */
 static void set_halt_intercepts(struct vcpu *v, bool on)
 {
-	static const u32 bits[] = {INTERCEPT(HLT), INTERCEPT(MWAIT)};
+	/* both are in words 3 and 4, which makes it one u64 for each of the three */
+	const u64 mask = 1ull << (INTERCEPT(HLT) - 96) | 1ull << (INTERCEPT(MWAIT) - 96), wanted = on ? mask : 0;
+	void *words[] = {&v->l0_intercepts[3], &v->vmcb01->control.intercepts[3], &v->vmcb02->control.intercepts[3]};
+	u64 ctl, word;
 
 	v->halt_intercepted = on;
-	for (unsigned int i = 0; i < ARRAY_SIZE(bits); i++) {
-		u32 word = bits[i] / 32, mask = 1u << bits[i] % 32;
-
-		set_l0_intercept(v, bits[i], on);
-		v->vmcb01->control.intercepts[word] &= ~mask;
-		v->vmcb01->control.intercepts[word] |= v->l0_intercepts[word] & mask;
-		v->vmcb02->control.intercepts[word] &= ~mask;
-		v->vmcb02->control.intercepts[word] |=
-			(v->l0_intercepts[word] | v->nested.ctl.intercepts[word]) & mask;
+	__builtin_memcpy(&ctl, &v->nested.ctl.intercepts[3], sizeof(ctl));
+	for (unsigned int i = 0; i < ARRAY_SIZE(words); i++) {
+		__builtin_memcpy(&word, words[i], sizeof(word));
+		word = (word & ~mask) | wanted | (i == 2 ? ctl & mask : 0);
+		__builtin_memcpy(words[i], &word, sizeof(word));
 	}
 	v->vmcb01->control.clean &= ~(u32)CLEAN_INTERCEPTS;
 	v->vmcb02->control.clean &= ~(u32)CLEAN_INTERCEPTS;

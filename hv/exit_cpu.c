@@ -149,6 +149,22 @@ static bool is_perfmon_v2(u32 msr)
 	return msr - MSR_PERF_GLOBAL_STATUS < 4;
 }
 
+/* The running guest's: L2 has one of its own under nested paging, and L1's without (APM2 §15.25.8). */
+static struct vmcb_save *pat_owner(struct vcpu *v)
+{
+	return vcpu_in_l2(v) && v->nested.space ? &v->vmcb02->save : &v->vmcb01->save;
+}
+
+static u32 write_pat(struct vcpu *v, u64 value)
+{
+	if (!vmrun_pat_valid(value))
+		return INJECT_GP;
+	pat_owner(v)->g_pat = value;
+	if (vcpu_in_l2(v) && !v->nested.space)
+		v->vmcb02->save.g_pat = value;
+	return ADVANCE;
+}
+
 static NOINLINE u32 read_other(struct vcpu *v, u32 msr)
 {
 	u64 value;
@@ -159,6 +175,9 @@ static NOINLINE u32 read_other(struct vcpu *v, u32 msr)
 		break;
 	case MSR_VM_HSAVE_PA:
 		value = v->hsave_pa;
+		break;
+	case MSR_PAT:
+		value = pat_owner(v)->g_pat;
 		break;
 	case MSR_SVM_KEY:
 		value = 0; /* write-only, reads 0 (APM2 §15.31) */
@@ -178,6 +197,8 @@ static NOINLINE u32 write_other(struct vcpu *v, u32 msr, u64 value)
 		return write_vm_cr(v, value);
 	case MSR_VM_HSAVE_PA:
 		return write_hsave(v, value);
+	case MSR_PAT:
+		return write_pat(v, value);
 	case MSR_SVM_KEY:
 		return ADVANCE; /* no key is set, so nothing unlocks */
 	default:

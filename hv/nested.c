@@ -20,20 +20,26 @@ static u32 shadow_links[CORE_SHADOW_PAGES];
 
 /*
  * Groups of 32 MSRs (8 bytes of the map) that L2 may reach without an exit, where L1's map and ours both allow it. All
- * other MSRs exit, and L0 does the access for L2. Few, because merging costs at each VMRUN: TSC, SYSENTER, PAT,
- * EFER and SYSCALL, FS/GS base and TSC_AUX.
+ * other MSRs exit, and L0 does the access for L2. Few, because merging costs at each VMRUN: TSC, SYSENTER, EFER
+ * and SYSCALL, FS/GS base and TSC_AUX.
  */
-static const u32 merged_msrs[] = {MSR_TSC, MSR_SYSENTER_CS, MSR_PAT, MSR_EFER, MSR_FS_BASE};
+static const u32 merged_msrs[] = {MSR_TSC, MSR_SYSENTER_CS, MSR_EFER, MSR_FS_BASE};
 static u32 merged_chunks[ARRAY_SIZE(merged_msrs)]; /* index of the u64 in the map */
 
 #define V_BITS_OF_VMCB12 (V_TPR_MASK | V_IRQ | V_INTR_PRIO | V_IGN_TPR | V_INTR_MASKING)
 
 static void init_msrpms(void)
 {
-	static const u32 ours[] = {MSR_EFER,	 MSR_VM_CR,
-				   MSR_VM_HSAVE_PA, MSR_SVM_KEY,
-				   MSR_PERF_GLOBAL_STATUS, MSR_PERF_GLOBAL_CTL,
-				   MSR_PERF_GLOBAL_STATUS_CLR, MSR_PERF_GLOBAL_STATUS_SET};
+	/* PAT only because TCG has one for all levels and does not look at G_PAT */
+	static const u32 ours[] = {MSR_EFER,
+				   MSR_VM_CR,
+				   MSR_VM_HSAVE_PA,
+				   MSR_SVM_KEY,
+				   MSR_PAT,
+				   MSR_PERF_GLOBAL_STATUS,
+				   MSR_PERF_GLOBAL_CTL,
+				   MSR_PERF_GLOBAL_STATUS_CLR,
+				   MSR_PERF_GLOBAL_STATUS_SET};
 
 	for (unsigned int i = 0; i < ARRAY_SIZE(ours); i++)
 		msrpm_set(msrpm01, ours[i], true, true);

@@ -77,6 +77,15 @@ static ALWAYS_INLINE void start_stop(struct pmu_clock *clock, struct pmu_clock_g
 	stop->ticks += clock->now;
 }
 
+/* A selector write, most likely. The counter may stay in a group: that moves only as a whole. */
+static ALWAYS_INLINE void start_stop_one(struct pmu_clock *clock, u64 start, u64 stop)
+{
+	if (start)
+		clock->ticks[__builtin_ctzll(start)] -= clock->now;
+	else if (stop)
+		clock->ticks[__builtin_ctzll(stop)] += clock->now;
+}
+
 static NOINLINE void start_stop_new(struct pmu_clock *clock, u64 start, u64 stop)
 {
 	const u64 counters[] = {start, stop};
@@ -105,6 +114,8 @@ static void clock_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
 		start_stop(clock, &group[0], &group[1]);
 	else if (group[1].counters == start && group[0].counters == stop)
 		start_stop(clock, &group[1], &group[0]);
+	else if (!((start | stop) & ((start | stop) - 1)))
+		start_stop_one(clock, start, stop);
 	else
 		start_stop_new(clock, start, stop);
 }

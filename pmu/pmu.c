@@ -143,14 +143,6 @@ int pmu_rdpmc(struct pmu *pmu, u32 ecx, u64 *value)
 	return 0;
 }
 
-/* How many bits are set in 0..63. For the statistics, without POPCNT, which not every CPU has, and
- * without its substitute in the compiler's library. */
-#define ONES_2(n) (n), (n) + 1, (n) + 1, (n) + 2
-#define ONES_4(n) ONES_2(n), ONES_2((n) + 1), ONES_2((n) + 1), ONES_2((n) + 2)
-#define ONES_6(n) ONES_4(n), ONES_4((n) + 1), ONES_4((n) + 1), ONES_4((n) + 2)
-static const u8 ones[] = {ONES_6(0)};
-static_assert(sizeof(ones) == 1 << PMU_COUNTERS, "one entry per set of counters");
-
 /* Counters that run in the present mode. */
 static inline u64 running(const struct pmu *pmu)
 {
@@ -166,7 +158,7 @@ static ALWAYS_INLINE void commit_enables(struct pmu *pmu, u64 pending)
 	if (!changed)
 		return;
 	pmu->enabled_hw ^= changed;
-	pmu->evtsel_writes += ones[changed];
+	pmu->evtsel_writes += (unsigned int)__builtin_popcountll(changed);
 	pmu->hw->write_enables(pmu->hw, changed & run, changed & ~run);
 }
 

@@ -10,6 +10,11 @@ static ALWAYS_INLINE u64 pat_bad(u64 pat)
 	       (pat & (0x02 * PAT_BYTES) & ~((pat & (0x04 * PAT_BYTES)) >> 1));
 }
 
+bool vmrun_pat_valid(u64 pat)
+{
+	return !pat_bad(pat);
+}
+
 /* A map of so many bytes, bits 11:0 of its address ignored, that does not end below the physical
  * address size. */
 static ALWAYS_INLINE bool map_beyond(u64 base, u64 map_bytes, const struct vmrun_limits *lim)

@@ -79,6 +79,9 @@ static inline bool vmrun_uses_pdptes(const struct vmcb_control *c, const struct 
 enum vmrun_rule vmrun_check_pdptes(const struct guest_memory *mem, const struct vmcb_control *c,
 				   const struct vmcb_save *s);
 
+/* Whether all eight memory types of a PAT exist (APM2 §7.8.1). */
+bool vmrun_pat_valid(u64 pat);
+
 /* "CR0_NW: CR0.NW is set and ... (15.5.1)"; "OK" for VMRUN_OK. */
 const char *vmrun_rule_name(enum vmrun_rule rule);
 
