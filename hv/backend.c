@@ -161,6 +161,12 @@ static const char *probe_guest_only(struct vcpu *v, struct pmu_vmrun_ticks *tick
 	return NULL;
 }
 
+static bool machine_has_v2(void)
+{
+	return cpu_cpuid(CPUID_EXT_MAX, 0).eax >= CPUID_PERFMON_V2 &&
+	       (cpu_cpuid(CPUID_PERFMON_V2, 0).eax & CPUID_22_EAX_PERFMON_V2);
+}
+
 static void use_guest_only(struct vcpu *v, struct pmu_vmrun_ticks tick, enum svme0_rule rule)
 {
 	v->backend = TALLY_BACKEND_GUEST_ONLY;
@@ -168,6 +174,9 @@ static void use_guest_only(struct vcpu *v, struct pmu_vmrun_ticks tick, enum svm
 	for (unsigned int n = 0; n < PMU_COUNTERS; n++)
 		cpu_wrmsr(MSR_PERFEVTSEL(n), 0);
 	pmu_init(&v->pmu, &v->guest_only.hw, rule);
+	v->pmu.has_v2 = machine_has_v2();
+	if (v->pmu.has_v2)
+		cpu_wrmsr(MSR_PERF_GLOBAL_CTL, BITS(PMU_COUNTERS - 1, 0)); /* L1's is folded into EN */
 	nested_intercept_pmu(false);
 	log_info("event=pmu backend=guest-only tick_instructions=%u tick_branches=%u tick_far_transfers=%u",
 		 tick.instructions, tick.branches, tick.far_transfers);
@@ -180,6 +189,7 @@ static void use_clock(struct vcpu *v, int shift, enum svme0_rule rule, const cha
 	v->backend = TALLY_BACKEND_CLOCK;
 	ASSERT(!pmu_clock_init(&v->clock, shift >= 0, shift >= 0 ? (unsigned int)shift : 0));
 	pmu_init(&v->pmu, &v->clock.hw, rule);
+	v->pmu.has_v2 = true;
 	nested_intercept_pmu(true);
 	set_l0_intercept(v, INTERCEPT(RDPMC), true);
 	vcpu_reset_intercepts(v);
@@ -198,6 +208,7 @@ void backend_init(struct vcpu *v, const struct config *config)
 	struct pmu_vmrun_ticks tick;
 	int shift;
 
+	ASSERT(!pmu_clock_init(&v->clock, false, 0)); /* with pmu=off nobody starts it */
 	pmu_init(&v->pmu, &v->clock.hw, rule);
 	if (config->pmu == PMU_OFF) {
 		v->backend = TALLY_BACKEND_OFF;

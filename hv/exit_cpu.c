@@ -30,14 +30,16 @@ static NOINLINE void cpuid_own(const struct vcpu *v, u32 leaf, struct cpuid_leaf
 	}
 }
 
-static NOINLINE void cpuid_other(const struct vcpu *v, u32 leaf, u32 subleaf, struct cpuid_leaf *l)
+/* What is virtualized of the leaves that the CPU has. Leaves between the CPU's last one and PerfMonV2's read 0. */
+static void cpuid_extended(const struct vcpu *v, u32 leaf, struct cpuid_leaf *l)
 {
-	if (leaf >= CPUID_HYPERVISOR && leaf <= CPUID_HYPERVISOR_LAST) {
-		cpuid_own(v, leaf, l);
-		return;
-	}
-	*l = cpu_cpuid(leaf, subleaf);
+	if (leaf > v->cpuid_ext_max)
+		*l = (struct cpuid_leaf){0};
 	switch (leaf) {
+	case CPUID_EXT_MAX:
+		if (v->pmu.has_v2 && l->eax < CPUID_PERFMON_V2)
+			l->eax = CPUID_PERFMON_V2;
+		break;
 	case CPUID_EXT_FEATURES:
 		l->ecx &= ~(u32)(CPUID_EXT1_ECX_SKINIT | CPUID_EXT1_ECX_PERFCTREXTCORE |
 				 CPUID_EXT1_ECX_PERFCTREXTNB | CPUID_EXT1_ECX_PERFCTREXTL2I);
@@ -50,8 +52,21 @@ static NOINLINE void cpuid_other(const struct vcpu *v, u32 leaf, u32 subleaf, st
 		break;
 	case CPUID_PERFMON_V2:
 		*l = (struct cpuid_leaf){0};
+		if (v->pmu.has_v2)
+			*l = (struct cpuid_leaf){.eax = CPUID_22_EAX_PERFMON_V2, .ebx = PMU_COUNTERS};
 		break;
 	}
+}
+
+static NOINLINE void cpuid_other(const struct vcpu *v, u32 leaf, u32 subleaf, struct cpuid_leaf *l)
+{
+	if (leaf >= CPUID_HYPERVISOR && leaf <= CPUID_HYPERVISOR_LAST) {
+		cpuid_own(v, leaf, l);
+		return;
+	}
+	*l = cpu_cpuid(leaf, subleaf);
+	if (leaf >= CPUID_EXT_MAX)
+		cpuid_extended(v, leaf, l);
 }
 
 u32 exit_cpuid(struct vcpu *v)
@@ -138,17 +153,6 @@ static u32 write_hsave(struct vcpu *v, u64 value)
 	return ADVANCE;
 }
 
-static bool is_pmu_msr(u32 msr)
-{
-	return msr - MSR_LEGACY_PERFEVTSEL(0) < 2 * PMU_LEGACY_COUNTERS ||
-	       msr - MSR_PERFEVTSEL(0) < 2 * PMU_COUNTERS;
-}
-
-static bool is_perfmon_v2(u32 msr)
-{
-	return msr - MSR_PERF_GLOBAL_STATUS < 4;
-}
-
 /* The running guest's: L2 has one of its own under nested paging, and L1's without (APM2 §15.25.8). */
 static struct vmcb_save *pat_owner(struct vcpu *v)
 {
@@ -183,7 +187,7 @@ static NOINLINE u32 read_other(struct vcpu *v, u32 msr)
 		value = 0; /* write-only, reads 0 (APM2 §15.31) */
 		break;
 	default:
-		if (is_perfmon_v2(msr) || !cpu_rdmsr_safe(msr, &value))
+		if (!cpu_rdmsr_safe(msr, &value))
 			return INJECT_GP;
 	}
 	set_gpr_pair(v, value);
@@ -202,32 +206,47 @@ static NOINLINE u32 write_other(struct vcpu *v, u32 msr, u64 value)
 	case MSR_SVM_KEY:
 		return ADVANCE; /* no key is set, so nothing unlocks */
 	default:
-		return is_perfmon_v2(msr) || !cpu_wrmsr_safe(msr, value) ? INJECT_GP : ADVANCE;
+		return cpu_wrmsr_safe(msr, value) ? ADVANCE : INJECT_GP;
 	}
+}
+
+/* MSRs that may be the PMU's: pmu/ knows which are. The four of PerfMonV2 are intercepted because L1 need not have them;
+ * with pmu=off the selectors and counters read 0 and hold nothing. */
+static bool in_pmu_blocks(u32 msr)
+{
+	return (msr & ~0x3ffu) == MSR_LEGACY_PERFEVTSEL(0) || (msr & ~3u) == MSR_PERF_GLOBAL_STATUS;
+}
+
+static u32 write_absent_pmu(struct vcpu *v, u32 msr, u64 value)
+{
+	u64 dropped;
+
+	return pmu_rdmsr(&v->pmu, msr, &dropped) ? write_other(v, msr, value) : ADVANCE;
 }
 
 static u32 read_pmu(struct vcpu *v, u32 msr)
 {
-	u64 value = 0;
+	u64 value;
 
-	if (v->backend != TALLY_BACKEND_OFF)
-		pmu_rdmsr(&v->pmu, msr, &value);
-	set_gpr_pair(v, value);
+	if (pmu_rdmsr(&v->pmu, msr, &value))
+		return (msr & ~3u) == MSR_PERF_GLOBAL_STATUS ? INJECT_GP : read_other(v, msr);
+	set_gpr_pair(v, v->backend == TALLY_BACKEND_OFF ? 0 : value);
 	return ADVANCE;
 }
 
 /* A selector takes effect when its WRMSR completes: the WRMSR itself retires before, in the old state (pmu/pmu.h). */
 static u32 write_pmu(struct vcpu *v, u32 msr, u64 value)
 {
-	if (v->backend == TALLY_BACKEND_OFF)
-		return ADVANCE;
-	pmu_wrmsr(&v->pmu, msr, value);
+	if (unlikely(v->backend == TALLY_BACKEND_OFF) && (msr & ~3u) != MSR_PERF_GLOBAL_STATUS)
+		return write_absent_pmu(v, msr, value);
+	if (unlikely(pmu_wrmsr(&v->pmu, msr, value)))
+		return (msr & ~3u) == MSR_PERF_GLOBAL_STATUS ? INJECT_GP : write_other(v, msr, value);
 	if (!v->pmu.reprogram_pending)
 		return ADVANCE;
 	vcpu_skip(v);
 	vcpu_retire(v);
 	backend_selector_written(v);
-	if (v->vmcb->save.rflags & RFLAGS_TF)
+	if (unlikely(v->vmcb->save.rflags & RFLAGS_TF))
 		vcpu_trap(v);
 	return RESUME;
 }
@@ -241,9 +260,9 @@ u32 exit_msr(struct vcpu *v)
 			set_gpr_pair(v, guest_efer(v));
 			return ADVANCE;
 		}
-		return is_pmu_msr(msr) ? read_pmu(v, msr) : read_other(v, msr);
+		return in_pmu_blocks(msr) ? read_pmu(v, msr) : read_other(v, msr);
 	}
-	if (is_pmu_msr(msr))
+	if (in_pmu_blocks(msr))
 		return write_pmu(v, msr, gpr_pair(v));
 	return msr == MSR_EFER ? write_efer(v, gpr_pair(v)) : write_other(v, msr, gpr_pair(v));
 }

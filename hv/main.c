@@ -134,6 +134,7 @@ static u64 cr4_bits(void)
 
 static void init_limits(struct vcpu *v)
 {
+	v->cpuid_ext_max = cpu_cpuid(CPUID_EXT_MAX, 0).eax;
 	v->guest_efer_mask = efer_bits();
 	v->limits = (struct vmrun_limits){
 		.phys_end = v->mem.limit,

@@ -148,6 +148,22 @@ static void clock_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eventsel
 	clock->ticks[idx] = ticks;
 }
 
+/* Counts are kept in 64 bits, so a carry is seen whenever somebody asks. */
+static u64 clock_take_overflows(struct pmu_hw *hw)
+{
+	u64 overflows = 0;
+
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++) {
+		u64 count = clock_read_ctr(hw, idx);
+
+		if (count <= PMU_COUNTER_MASK)
+			continue;
+		overflows |= BIT(idx);
+		clock_write_ctr(hw, idx, count & PMU_COUNTER_MASK);
+	}
+	return overflows;
+}
+
 int pmu_clock_init(struct pmu_clock *clock, bool exact, unsigned int shift)
 {
 	if (shift > PMU_CLOCK_MAX_SHIFT)
@@ -160,6 +176,7 @@ int pmu_clock_init(struct pmu_clock *clock, bool exact, unsigned int shift)
 				.read_ctr = clock_read_ctr,
 				.write_ctr = clock_write_ctr,
 				.unsupported = clock_unsupported,
+				.take_overflows = clock_take_overflows,
 			},
 		.exact = exact,
 		.shift = exact ? shift : 0,

@@ -115,6 +115,17 @@ static void guest_only_write_ctr(struct pmu_hw *hw, unsigned int idx, u64 value)
 	backend->wrmsr(backend, MSR_PERFCTR(idx), value);
 }
 
+/* Asked for only where the machine has PerfMonV2: without it nothing tells of a carry. */
+static u64 guest_only_take_overflows(struct pmu_hw *hw)
+{
+	struct pmu_guest_only *backend = to_guest_only(hw);
+	u64 overflows = backend->rdmsr(backend, MSR_PERF_GLOBAL_STATUS) & BITS(PMU_COUNTERS - 1, 0);
+
+	if (overflows)
+		backend->wrmsr(backend, MSR_PERF_GLOBAL_STATUS_CLR, overflows);
+	return overflows;
+}
+
 static const char *guest_only_unsupported(struct pmu_hw *hw, u64 eventsel)
 {
 	(void)hw;
@@ -134,6 +145,7 @@ void pmu_guest_only_init(struct pmu_guest_only *backend, struct pmu_vmrun_ticks 
 				.read_ctr = guest_only_read_ctr,
 				.write_ctr = guest_only_write_ctr,
 				.unsupported = guest_only_unsupported,
+				.take_overflows = guest_only_take_overflows,
 			},
 		.rdmsr = rdmsr,
 		.wrmsr = wrmsr,

@@ -2,6 +2,8 @@
 /* The PMU model: truth table, guest registers, commit. AMD64 APM vol. 2, rev. 3.44, §13.2. */
 #include "pmu/pmu.h"
 
+#define ALL_COUNTERS BITS(PMU_COUNTERS - 1, 0)
+
 static_assert(SVME0_STOP == 0 && SVME0_COUNT == 1, "columns of the truth table");
 static_assert(EVTSEL_HOSTONLY == EVTSEL_GUESTONLY << 1, "rows of the truth table");
 
@@ -23,14 +25,17 @@ void pmu_init(struct pmu *pmu, struct pmu_hw *hw, enum svme0_rule rule)
 	/* Member by member: a compound literal of this size would become a call of memset, which
 	 * pure code does not have. */
 	pmu->hw = hw;
-	pmu->svme = false;
-	pmu->in_l2 = false;
+	pmu->mode = PMU_MODE_SVME0;
+	pmu->has_v2 = false;
+	pmu->global_ctl = ALL_COUNTERS;
+	pmu->global_status = 0;
+	pmu->en = 0;
 	pmu->rule = rule;
 	pmu->reprogram_pmc_on_nested_transition = 0;
 	pmu->reprogram_pmc_on_svme_toggle = 0;
 	pmu->reprogram_pending = 0;
 	for (unsigned int mode = 0; mode < ARRAY_SIZE(pmu->allowed); mode++)
-		pmu->allowed[mode] = BITS(PMU_COUNTERS - 1, 0);
+		pmu->allowed[mode] = ALL_COUNTERS;
 	pmu->enabled = 0;
 	pmu->enabled_hw = 0;
 	pmu->selectors_differ = 0;
@@ -54,9 +59,9 @@ static NOINLINE void update_host_guest(struct pmu *pmu, unsigned int idx)
 	bool l1 = pmu_counts(eventsel, true, false, pmu->rule);
 	bool l2 = pmu_counts(eventsel, true, true, pmu->rule);
 
-	set_bit_to(&pmu->allowed[0], idx, svme0);
-	set_bit_to(&pmu->allowed[1], idx, l1);
-	set_bit_to(&pmu->allowed[2], idx, l2);
+	set_bit_to(&pmu->allowed[PMU_MODE_SVME0], idx, svme0);
+	set_bit_to(&pmu->allowed[PMU_MODE_L1], idx, l1);
+	set_bit_to(&pmu->allowed[PMU_MODE_L2], idx, l2);
 	set_bit_to(&pmu->reprogram_pmc_on_nested_transition, idx, l1 != l2);
 	set_bit_to(&pmu->reprogram_pmc_on_svme_toggle, idx, svme0 != l1 || svme0 != l2);
 }
@@ -77,7 +82,8 @@ static void write_eventsel(struct pmu *pmu, unsigned int idx, u64 value)
 	pmu->eventsel[idx] = eventsel;
 	if (changed & EVTSEL_HOST_GUEST)
 		update_host_guest(pmu, idx);
-	set_bit_to(&pmu->enabled, idx, eventsel & EVTSEL_EN);
+	set_bit_to(&pmu->en, idx, eventsel & EVTSEL_EN);
+	pmu->enabled = pmu->en & pmu->global_ctl;
 	/* A counter without EN does not care for the rest: it is brought when EN comes back, which in
 	 * an on and off of the same event is never. */
 	set_bit_to(&pmu->selectors_differ, idx,
@@ -108,14 +114,56 @@ static u64 read_ctr(struct pmu *pmu, unsigned int idx)
 	return pmu->hw->read_ctr(pmu->hw, idx) & PMU_COUNTER_MASK;
 }
 
+/* PerfMonV2 (§13.2.1). The write-only registers read 0, and a write to the read-only one is dropped. */
+static int read_global(struct pmu *pmu, u32 msr, u64 *value)
+{
+	switch (pmu->has_v2 ? msr : 0) {
+	case MSR_PERF_GLOBAL_STATUS:
+		pmu->global_status |= pmu->hw->take_overflows(pmu->hw);
+		*value = pmu->global_status;
+		return 0;
+	case MSR_PERF_GLOBAL_CTL:
+		*value = pmu->global_ctl;
+		return 0;
+	case MSR_PERF_GLOBAL_STATUS_CLR:
+	case MSR_PERF_GLOBAL_STATUS_SET:
+		*value = 0;
+		return 0;
+	default:
+		return -E_NOENT;
+	}
+}
+
+static int write_global(struct pmu *pmu, u32 msr, u64 value)
+{
+	value &= ALL_COUNTERS;
+	switch (pmu->has_v2 ? msr : 0) {
+	case MSR_PERF_GLOBAL_STATUS:
+		return 0;
+	case MSR_PERF_GLOBAL_CTL:
+		pmu_mark(pmu, pmu->global_ctl ^ value);
+		pmu->global_ctl = value;
+		pmu->enabled = pmu->en & value;
+		return 0;
+	case MSR_PERF_GLOBAL_STATUS_CLR:
+		pmu->global_status |= pmu->hw->take_overflows(pmu->hw);
+		pmu->global_status &= ~value;
+		return 0;
+	case MSR_PERF_GLOBAL_STATUS_SET:
+		pmu->global_status |= value;
+		return 0;
+	default:
+		return -E_NOENT;
+	}
+}
+
 int pmu_rdmsr(struct pmu *pmu, u32 msr, u64 *value)
 {
 	unsigned int idx;
 	bool is_ctr;
-	int err = decode(msr, &idx, &is_ctr);
 
-	if (err)
-		return err;
+	if (decode(msr, &idx, &is_ctr))
+		return read_global(pmu, msr, value);
 	*value = is_ctr ? read_ctr(pmu, idx) : pmu->eventsel[idx];
 	return 0;
 }
@@ -124,10 +172,9 @@ int pmu_wrmsr(struct pmu *pmu, u32 msr, u64 value)
 {
 	unsigned int idx;
 	bool is_ctr;
-	int err = decode(msr, &idx, &is_ctr);
 
-	if (err)
-		return err;
+	if (decode(msr, &idx, &is_ctr))
+		return write_global(pmu, msr, value);
 	if (is_ctr)
 		pmu->hw->write_ctr(pmu->hw, idx, value & PMU_COUNTER_MASK);
 	else
@@ -146,7 +193,7 @@ int pmu_rdpmc(struct pmu *pmu, u32 ecx, u64 *value)
 /* Counters that run in the present mode. */
 static inline u64 running(const struct pmu *pmu)
 {
-	return pmu->enabled & pmu->allowed[(unsigned int)pmu->svme + (pmu->svme & pmu->in_l2)];
+	return pmu->enabled & pmu->allowed[pmu->mode];
 }
 
 /* Where nothing but EN can be wrong, all selectors are compared at once. This is the work of every

@@ -48,13 +48,23 @@ struct pmu_hw {
 	void (*write_ctr)(struct pmu_hw *hw, unsigned int idx, u64 value);
 	/* NULL, or why a counter with this selector does not move here. EN does not matter. */
 	const char *(*unsupported)(struct pmu_hw *hw, u64 eventsel);
+	/* Bitmap of the counters that have carried out of bit 47 since the last call. */
+	u64 (*take_overflows)(struct pmu_hw *hw);
+};
+
+/* L1's virtual EFER.SVME and the level: what HostOnly and GuestOnly depend on. */
+enum pmu_mode {
+	PMU_MODE_SVME0,
+	PMU_MODE_L1, /* with SVME=1 */
+	PMU_MODE_L2,
+	PMU_MODES,
 };
 
 struct pmu {
 	struct pmu_hw *hw;
-	bool svme;  /* L1's virtual EFER.SVME */
-	bool in_l2; /* the level that the next VMRUN enters */
+	enum pmu_mode mode; /* that the next VMRUN enters */
 	enum svme0_rule rule;
+	bool has_v2; /* PerfMonV2's global registers exist; the caller may set it after pmu_init() */
 
 	/* One bit per counter: whether it counts depends on the level. From HostOnly and GuestOnly
 	 * of the selector as written, changed by nothing but a selector write, and kept while
@@ -67,12 +77,16 @@ struct pmu {
 	u64 reprogram_pending;
 
 	/* Where each counter may run by its HostOnly and GuestOnly: the truth table, looked up when
-	 * they change. [0]: with SVME=0, [1]: in L1, [2]: in L2. */
-	u64 allowed[3];
-	u64 enabled;	/* counters whose selector has EN, as the guest wrote it */
+	 * they change. */
+	u64 allowed[PMU_MODES];
+	u64 en;		/* counters whose selector has EN, as the guest wrote it */
+	u64 enabled;	/* and their bit in global_ctl */
 	u64 enabled_hw; /* as the machine holds it */
 	/* Counters with EN whose selector in the machine differs in more than EN. */
 	u64 selectors_differ;
+
+	u64 global_ctl;	   /* PerfCntGlobalCtl; all enabled at reset */
+	u64 global_status; /* PerfCntGlobalStatus, less what take_overflows() still has */
 
 	/* As the guest wrote it, reserved bits dropped. */
 	u64 eventsel[PMU_COUNTERS];
@@ -93,8 +107,8 @@ static_assert(PMU_IS_U64(reprogram_pmc_on_nested_transition) &&
  * their values. */
 void pmu_init(struct pmu *pmu, struct pmu_hw *hw, enum svme0_rule rule);
 
-/* PerfEvtSel and PerfCtr 0-5 and the legacy aliases of 0-3; -E_NOENT for any other MSR. Reserved
- * bits are dropped and never fault. A selector write reaches the machine with the next
+/* PerfEvtSel and PerfCtr 0-5, the legacy aliases of 0-3, and with has_v2 the global registers;
+ * -E_NOENT for any other MSR. Reserved bits are dropped and never fault. A selector write reaches the machine with the next
  * pmu_commit(), a counter write at once. */
 int pmu_rdmsr(struct pmu *pmu, u32 msr, u64 *value);
 int pmu_wrmsr(struct pmu *pmu, u32 msr, u64 value);
@@ -122,17 +136,17 @@ static ALWAYS_INLINE void pmu_mark(struct pmu *pmu, u64 counters)
 		__atomic_fetch_or(&pmu->reprogram_pending, counters, __ATOMIC_RELAXED);
 }
 
-/* The next VMRUN enters L2 (an emulated VMRUN) or L1 (#VMEXIT). */
+/* The next VMRUN enters L2 (an emulated VMRUN) or L1 (#VMEXIT): either way with SVME=1. */
 static ALWAYS_INLINE void pmu_nested_transition(struct pmu *pmu, bool in_l2)
 {
-	pmu->in_l2 = in_l2;
+	pmu->mode = in_l2 ? PMU_MODE_L2 : PMU_MODE_L1;
 	pmu_mark(pmu, pmu->reprogram_pmc_on_nested_transition);
 }
 
 /* L1 wrote EFER with another SVME. */
 static ALWAYS_INLINE void pmu_svme_toggle(struct pmu *pmu, bool svme)
 {
-	pmu->svme = svme;
+	pmu->mode = svme ? PMU_MODE_L1 : PMU_MODE_SVME0;
 	pmu_mark(pmu, pmu->reprogram_pmc_on_svme_toggle);
 }
 

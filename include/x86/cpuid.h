@@ -28,7 +28,8 @@
 #define CPUID_EXT1_EDX_LM BIT(29)
 #define CPUID_ADDR_SIZES 0x80000008u
 #define CPUID_SVM 0x8000000au
-#define CPUID_PERFMON_V2 0x80000022u
+#define CPUID_PERFMON_V2 0x80000022u /* EBX[3:0]: number of core counters */
+#define CPUID_22_EAX_PERFMON_V2 BIT(0)
 
 /* 8000_000A EDX */
 #define SVM_NP BIT(0)
