@@ -239,9 +239,9 @@ static NOINLINE void note_unsupported(struct vcpu *v, u64 counters)
 		unsigned int n = (unsigned int)__builtin_ctzll(counters);
 		const char *why = v->pmu.hw->unsupported(v->pmu.hw, v->pmu.eventsel[n]);
 
+		v->unsupported_logged |= BIT(n);
 		if (!why)
 			continue; /* USR=OS=0: counts nothing by definition */
-		v->unsupported_logged |= (u32)BIT(n);
 		log_warn("event=pmu_unsupported counter=%u eventsel=%lx why=\"%s\" note=\"does not count\"", n,
 			 v->pmu.eventsel[n], why);
 	}
@@ -265,20 +265,18 @@ static void set_halt_intercepts(struct vcpu *v, bool on)
 		word = (word & ~mask) | wanted | (i == 2 ? ctl & mask : 0);
 		__builtin_memcpy(words[i], &word, sizeof(word));
 	}
-	v->vmcb01->control.clean &= ~(u32)CLEAN_INTERCEPTS;
-	v->vmcb02->control.clean &= ~(u32)CLEAN_INTERCEPTS;
 }
 
 void backend_selector_written(struct vcpu *v)
 {
-	u64 news = v->pmu.reprogram_pending & v->pmu.enabled;
+	u64 unsupported;
 
 	pmu_commit(&v->pmu);
 	if (v->backend != TALLY_BACKEND_CLOCK)
 		return;
 	if (v->halt_intercepted != (v->pmu.enabled != 0))
 		set_halt_intercepts(v, v->pmu.enabled);
-	news &= ~v->clock.countable & ~(u64)v->unsupported_logged;
-	if (unlikely(news))
-		note_unsupported(v, news);
+	unsupported = v->pmu.enabled & ~(v->clock.countable | v->unsupported_logged);
+	if (unlikely(unsupported))
+		note_unsupported(v, unsupported);
 }

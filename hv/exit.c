@@ -242,15 +242,6 @@ static NOINLINE void after_flags(struct vcpu *v)
 		vcpu_trap(v);
 }
 
-void vcpu_skip(struct vcpu *v)
-{
-	struct vmcb *vmcb = v->vmcb;
-
-	vmcb->save.rip = v->next_rip;
-	vmcb->save.rflags &= ~RFLAGS_RF;
-	vmcb->control.int_state &= ~INTERRUPT_SHADOW;
-}
-
 void vcpu_shutdown(struct vcpu *v, const char *why)
 {
 	static const struct descriptor_table none;

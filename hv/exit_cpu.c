@@ -107,7 +107,7 @@ static u64 guest_efer(const struct vcpu *v)
 	return vcpu_in_l2(v) || v->svme ? efer : efer & ~EFER_SVME;
 }
 
-static u32 write_efer(struct vcpu *v, u64 value)
+static NOINLINE u32 write_efer(struct vcpu *v, u64 value)
 {
 	struct vmcb_save *s = &v->vmcb->save;
 	bool svme = value & EFER_SVME;
@@ -224,7 +224,7 @@ static u32 write_absent_pmu(struct vcpu *v, u32 msr, u64 value)
 	return pmu_rdmsr(&v->pmu, msr, &dropped) ? write_other(v, msr, value) : ADVANCE;
 }
 
-static u32 read_pmu(struct vcpu *v, u32 msr)
+static NOINLINE u32 read_pmu(struct vcpu *v, u32 msr)
 {
 	u64 value;
 
@@ -235,7 +235,7 @@ static u32 read_pmu(struct vcpu *v, u32 msr)
 }
 
 /* A selector takes effect when its WRMSR completes: the WRMSR itself retires before, in the old state (pmu/pmu.h). */
-static u32 write_pmu(struct vcpu *v, u32 msr, u64 value)
+static NOINLINE u32 write_pmu(struct vcpu *v, u32 msr, u64 value)
 {
 	if (unlikely(v->backend == TALLY_BACKEND_OFF) && (msr & ~3u) != MSR_PERF_GLOBAL_STATUS)
 		return write_absent_pmu(v, msr, value);

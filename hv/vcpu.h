@@ -13,6 +13,7 @@
 #include "pmu/guest_only.h"
 #include "pmu/pmu.h"
 #include "types.h"
+#include "x86/cr.h"
 #include "x86/svm.h"
 
 enum gpr { /* encoding order; RAX and RSP of a guest live in its VMCB */
@@ -82,7 +83,6 @@ struct vcpu {
 	u64 vmcb02_hpa;
 
 	/* backend clock: see hv/vmrun.asm */
-	u64 clock_start;     /* TSC at the last entry */
 	u64 clock_overhead;  /* TSC ticks of L0's own part between the two readings */
 	u64 probe_rsp;       /* stack of vmrun_probe()'s caller */
 	void (*ordinary_exit)(struct vcpu *v);
@@ -115,7 +115,7 @@ struct vcpu {
 	struct shadow shadow;
 	struct pmu pmu;
 	struct pmu_guest_only guest_only;
-	u32 unsupported_logged; /* counters whose unsupported selector was named in the log */
+	u64 unsupported_logged; /* counters whose unsupported selector was looked at, and named in the log */
 
 	/* SPECIAL_HOLE: the entries that are writable now, what they go back to, and the guest's own TF */
 	u64 *hole_leaf[HOLE_LEAVES];
@@ -159,9 +159,6 @@ void vcpu_choose_exit(struct vcpu *v);
 const char *exit_name(u64 code);
 /* Instruction bytes at the running guest's CS:RIP. Returns how many could be read. */
 unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n);
-/* Moves RIP past the instruction that exited; it has not retired yet. For handlers whose instruction ends in another
- * state than it began; they return RESUME, after vcpu_trap() if RFLAGS.TF is set. */
-void vcpu_skip(struct vcpu *v);
 /* The single-step trap. */
 void vcpu_trap(struct vcpu *v);
 NORETURN void vcpu_shutdown(struct vcpu *v, const char *why);
@@ -249,6 +246,17 @@ static ALWAYS_INLINE void vcpu_clr_special(struct vcpu *v, u64 reasons)
 	v->special &= ~(u32)reasons;
 	if (!v->special)
 		v->on_exit = v->ordinary_exit;
+}
+
+/* Moves RIP past the instruction that exited; it has not retired yet. For handlers whose instruction ends in another
+ * state than it began; they return RESUME, after vcpu_trap() if RFLAGS.TF is set. */
+static ALWAYS_INLINE void vcpu_skip(struct vcpu *v)
+{
+	struct vmcb *vmcb = v->vmcb;
+
+	vmcb->save.rip = v->next_rip;
+	vmcb->save.rflags &= ~RFLAGS_RF;
+	vmcb->control.int_state &= ~INTERRUPT_SHADOW;
 }
 
 static ALWAYS_INLINE u64 gpr_pair(const struct vcpu *v)

@@ -79,10 +79,9 @@ vmrun_loop:
 
 .enter_clock:
 	READ_TSC
-	mov	[rsp + VCPU_CLOCK_START], rax
+	sub	[rsp + VCPU_CLOCK_NOW], rax
 	VMRUN_GUEST
 	READ_TSC
-	sub	rax, [rsp + VCPU_CLOCK_START]
 	sub	rax, [rsp + VCPU_CLOCK_OVERHEAD]
 	add	[rsp + VCPU_CLOCK_NOW], rax
 	mov	rdi, rsp

@@ -108,7 +108,7 @@ static void clock_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
 
 	start &= clock->countable;
 	stop &= clock->countable;
-	clock->counting = (clock->counting | start) & ~stop;
+	clock->counting ^= start | stop;
 
 	if (group[0].counters == start && group[1].counters == stop)
 		start_stop(clock, &group[0], &group[1]);

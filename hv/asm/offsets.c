@@ -10,7 +10,6 @@ void offsets(void)
 {
 	OFFSET(VCPU_GPR, gpr);
 	OFFSET(VCPU_VMCB_HPA, vmcb_hpa);
-	OFFSET(VCPU_CLOCK_START, clock_start);
 	OFFSET(VCPU_CLOCK_OVERHEAD, clock_overhead);
 	OFFSET(VCPU_CLOCK_NOW, clock.now);
 	OFFSET(VCPU_CLOCK_COUNTING, clock.counting);
