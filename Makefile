@@ -113,7 +113,7 @@ $(O)/host-tests: $(TEST_OBJ)
 run: all | deps-qemu ## boot the demo in QEMU: hypervisor, L1, L2 and four counters
 	$(Q)tools/demo $(O)
 
-test: test-host test-qemu bench ## prove everything but the Linux boots (test-host + test-qemu + bench)
+test: test-host test-qemu ## prove everything but the Linux boots
 
 test-host: $(O)/host-tests ## pure code under ASan and UBSan, on this machine
 	$(Q)$(O)/host-tests
