@@ -100,20 +100,6 @@ static int calibrate_clock(struct vcpu *v)
 	return shift <= PMU_CLOCK_MAX_SHIFT ? shift : -1;
 }
 
-/* Not exact: take the least that the path can cost, so that no count goes backwards. */
-static void calibrate_ticks(struct vcpu *v)
-{
-	u64 least = ~0ull;
-
-	v->clock_overhead = 0;
-	for (unsigned int i = 0; i < 64; i++) {
-		u64 ticks = stub_ticks(v, stub_0);
-
-		least = ticks < least ? ticks : least;
-	}
-	v->clock_overhead = least;
-}
-
 static u64 msr_read(struct pmu_guest_only *backend, u32 msr)
 {
 	(void)backend;
@@ -196,9 +182,7 @@ static void use_clock(struct vcpu *v, int shift, enum svme0_rule rule, const cha
 	if (shift >= 0)
 		log_info("event=pmu backend=clock exact=1 shift=%d overhead_ticks=%lu why=\"%s\"", shift, overhead, why);
 	else
-		log_warn("event=pmu backend=clock exact=0 overhead_ticks=%lu why=\"%s\" note=\"no exact clock: "
-			 "TSC ticks are counted\"",
-			 overhead, why);
+		log_warn("event=pmu backend=clock exact=0 why=\"%s\" note=\"no exact clock: TSC ticks are counted\"", why);
 }
 
 void backend_init(struct vcpu *v, const struct config *config)
@@ -220,8 +204,9 @@ void backend_init(struct vcpu *v, const struct config *config)
 	}
 	begin_stubs(v);
 	shift = calibrate_clock(v);
+	/* what varies cannot be taken off: a count that went backwards would be worse than one that has some of L0's path */
 	if (shift < 0)
-		calibrate_ticks(v);
+		v->clock_overhead = 0;
 	if (config->pmu != PMU_CLOCK)
 		why = probe_guest_only(v, &tick);
 	end_stubs(v);

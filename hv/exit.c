@@ -7,7 +7,6 @@
 #include "hv/cpu.h"
 #include "hv/log.h"
 #include "hv/memory.h"
-#include "hv/panic.h"
 #include "hv/vcpu.h"
 #include "x86/cr.h"
 
@@ -271,7 +270,8 @@ static u32 exit_invalid(struct vcpu *v)
 		return INJECT_GP;
 	if (vcpu_in_l2(v))
 		return REFLECT_L1;
-	panic("VMRUN of L1 refused rip=%lx", v->vmcb->save.rip);
+	/* L1 got itself into a state that VMRUN does not take: TCG lets MOV CR0 set NW without CD. Its registers are lost */
+	vcpu_shutdown(v, "vmrun-of-L1-refused");
 }
 
 static u32 exit_unknown(struct vcpu *v)

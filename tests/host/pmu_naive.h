@@ -63,11 +63,44 @@ static inline bool naive_is_plain(u64 eventsel)
 struct naive {
 	enum svme0_rule rule;
 	bool svme, in_l2;
+	u64 global_ctl, global_status;
 	u64 eventsel[PMU_COUNTERS];
 	u64 hw[PMU_COUNTERS]; /* the machine's, at the last commit */
 	u64 hw_changes;
 	u64 count[PMU_COUNTERS];
 };
+
+static inline struct naive naive_new(enum svme0_rule rule)
+{
+	return (struct naive){.rule = rule, .global_ctl = 0x3f};
+}
+
+/* The triggers, and what the manual says that they imply: VMRUN needs SVME=1, and in L2 there is no
+ * way to change L1's. */
+static inline void naive_transition(struct naive *naive, struct pmu *pmu, bool in_l2)
+{
+	CHECK(naive->svme);
+	naive->in_l2 = in_l2;
+	pmu_nested_transition(pmu, in_l2);
+}
+
+static inline void naive_toggle(struct naive *naive, struct pmu *pmu, bool svme)
+{
+	CHECK(!naive->in_l2);
+	naive->svme = svme;
+	pmu_svme_toggle(pmu, svme);
+}
+
+/* 0: SVME=0, 1: L1, 2: L2. There one trigger after the other, as no guest can skip one. */
+static inline void naive_go_to(struct naive *naive, struct pmu *pmu, unsigned int mode)
+{
+	if (naive->in_l2 && mode < 2)
+		naive_transition(naive, pmu, false);
+	if (naive->svme != (mode > 0))
+		naive_toggle(naive, pmu, mode > 0);
+	if (!naive->in_l2 && mode == 2)
+		naive_transition(naive, pmu, true);
+}
 
 static inline void naive_write_eventsel(struct naive *naive, unsigned int idx, u64 value)
 {
@@ -82,7 +115,8 @@ static inline void naive_commit(struct naive *naive)
 		/* without EN the rest may stay as it was */
 		if (eventsel & NAIVE_EN) {
 			hw = (eventsel & ~NAIVE_HOSTONLY & ~NAIVE_EN) | NAIVE_GUESTONLY;
-			if (naive_counts(eventsel, naive->svme, naive->in_l2, naive->rule))
+			if (naive->global_ctl >> idx & 1 &&
+			    naive_counts(eventsel, naive->svme, naive->in_l2, naive->rule))
 				hw |= NAIVE_EN;
 		}
 		naive->hw_changes += hw != naive->hw[idx];
@@ -92,7 +126,51 @@ static inline void naive_commit(struct naive *naive)
 
 static inline void naive_add(struct naive *naive, unsigned int idx, u64 events)
 {
-	naive->count[idx] = (naive->count[idx] + events) & NAIVE_COUNTER;
+	u64 sum = naive->count[idx] + events;
+
+	if (sum >> 48)
+		naive->global_status |= 1ull << idx;
+	naive->count[idx] = sum & NAIVE_COUNTER;
+}
+
+/* PerfMonV2's registers. */
+#define NAIVE_STATUS 0xc0000300u
+#define NAIVE_CTL 0xc0000301u
+#define NAIVE_CLR 0xc0000302u
+#define NAIVE_SET 0xc0000303u
+
+static inline void naive_write_global(struct naive *naive, struct pmu *pmu, u32 msr, u64 value)
+{
+	CHECK_EQ(pmu_wrmsr(pmu, msr, value), 0);
+	value &= 0x3f;
+	if (msr == NAIVE_CTL)
+		naive->global_ctl = value;
+	else if (msr == NAIVE_CLR)
+		naive->global_status &= ~value;
+	else if (msr == NAIVE_SET)
+		naive->global_status |= value;
+}
+
+static inline void naive_check_global(const struct naive *naive, struct pmu *pmu)
+{
+	u64 status = ~0ull, ctl = ~0ull, clr = ~0ull, set = ~0ull;
+
+	CHECK_EQ(pmu_rdmsr(pmu, NAIVE_STATUS, &status), 0);
+	CHECK_EQ(pmu_rdmsr(pmu, NAIVE_CTL, &ctl), 0);
+	CHECK_EQ(pmu_rdmsr(pmu, NAIVE_CLR, &clr), 0);
+	CHECK_EQ(pmu_rdmsr(pmu, NAIVE_SET, &set), 0);
+	CHECK_EQ(status, naive->global_status);
+	CHECK_EQ(ctl, naive->global_ctl);
+	CHECK_EQ(clr | set, 0);
+}
+
+/* One of the four registers, most often the control; reserved bits as well. */
+static inline void naive_random_global(struct naive *naive, struct pmu *pmu)
+{
+	u64 random = test_random(), value = random % 4 ? random >> 32 & 0x3f : test_random();
+
+	naive_write_global(naive, pmu, random & 16 ? NAIVE_CTL : NAIVE_STATUS + (random >> 5 & 3),
+			   value);
 }
 
 /* Holds what a machine would, and hands every call on to `inner` if there is one. */
@@ -101,6 +179,7 @@ struct pmu_recorder {
 	struct pmu_hw *inner;
 	u64 eventsel[PMU_COUNTERS];
 	u64 ctr[PMU_COUNTERS];
+	u64 overflows; /* without `inner`: what take_overflows() has to give */
 	u64 evtsel_writes, calls;
 };
 
@@ -155,6 +234,16 @@ static inline void recorder_write_ctr(struct pmu_hw *hw, unsigned int idx, u64 v
 		recorder->inner->write_ctr(recorder->inner, idx, value);
 }
 
+static inline u64 recorder_take_overflows(struct pmu_hw *hw)
+{
+	struct pmu_recorder *recorder = (struct pmu_recorder *)hw;
+	u64 overflows = recorder->overflows;
+
+	recorder->overflows = 0;
+	recorder->calls++;
+	return recorder->inner ? recorder->inner->take_overflows(recorder->inner) : overflows;
+}
+
 static inline struct pmu_recorder recorder_for(struct pmu_hw *inner)
 {
 	return (struct pmu_recorder){
@@ -164,6 +253,7 @@ static inline struct pmu_recorder recorder_for(struct pmu_hw *inner)
 				.write_enables = recorder_write_enables,
 				.read_ctr = recorder_read_ctr,
 				.write_ctr = recorder_write_ctr,
+				.take_overflows = recorder_take_overflows,
 			},
 		.inner = inner,
 	};

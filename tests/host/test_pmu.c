@@ -42,33 +42,39 @@ TEST(pmu_counts_is_the_table)
 							      rules[r]));
 }
 
-/* Every selector, in every mode reached from every other, through registers, triggers, commit. */
+/* Every selector, in every mode reached from every other, with and without the bit in GLOBAL_CTL
+ * before and after, through registers, triggers, one commit or two. */
 TEST(pmu_every_mode_from_every_mode)
 {
-	for (unsigned int bits = 0; bits < 1 << 10; bits++) {
-		enum svme0_rule rule = rules[bits & 1];
+	for (unsigned int bits = 0; bits < 512 * 3 * 3; bits++) {
+		unsigned int from = bits / 512 % 3, to = bits / 512 / 3;
 		u64 eventsel = 0xc0 | (bits & 2 ? NAIVE_EN : 0) | host_guest(bits >> 2 & 3) |
 			       (bits & 16 ? NAIVE_USR : 0) | (bits & 32 ? NAIVE_OS : 0);
 		struct pmu_recorder recorder = recorder_for(NULL);
-		struct naive naive = {.rule = rule};
+		struct naive naive = naive_new(rules[bits & 1]);
 		struct pmu pmu;
 
-		pmu_init(&pmu, &recorder.hw, rule);
-		pmu_svme_toggle(&pmu, naive.svme = bits & 64);
-		pmu_nested_transition(&pmu, naive.in_l2 = bits & 128);
+		pmu_init(&pmu, &recorder.hw, naive.rule);
+		pmu.has_v2 = true;
+		naive_go_to(&naive, &pmu, from);
 		wrmsr(&pmu, EXTENDED_SEL(3), eventsel);
 		naive_write_eventsel(&naive, 3, eventsel);
-		pmu_commit(&pmu);
-		naive_commit(&naive);
-		naive_check_selectors(&naive, &pmu, &recorder);
+		wrmsr(&pmu, EXTENDED_SEL(5), PLAIN); /* a neighbour that nothing here concerns */
+		naive_write_eventsel(&naive, 5, PLAIN);
+		if (bits & 64)
+			naive_write_global(&naive, &pmu, NAIVE_CTL, 0x3f & ~8u);
+		if (bits & 128) {
+			pmu_commit(&pmu);
+			naive_commit(&naive);
+			naive_check_selectors(&naive, &pmu, &recorder);
+		}
 
-		if (naive.svme != !!(bits & 256))
-			pmu_svme_toggle(&pmu, naive.svme = bits & 256);
-		if (naive.in_l2 != !!(bits & 512))
-			pmu_nested_transition(&pmu, naive.in_l2 = bits & 512);
+		naive_go_to(&naive, &pmu, to);
+		naive_write_global(&naive, &pmu, NAIVE_CTL, bits & 256 ? 0x3f : 0x3f & ~8u);
 		pmu_commit(&pmu);
 		naive_commit(&naive);
 		naive_check_selectors(&naive, &pmu, &recorder);
+		naive_check_global(&naive, &pmu);
 	}
 }
 
@@ -80,8 +86,8 @@ TEST(pmu_init_touches_nothing)
 	recorder.ctr[2] = 77;
 	pmu_init(&pmu, &recorder.hw, SVME0_STOP);
 	pmu_commit(&pmu);
-	pmu_nested_transition(&pmu, true);
 	pmu_svme_toggle(&pmu, true);
+	pmu_nested_transition(&pmu, true);
 	pmu_commit(&pmu);
 	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
 		wrmsr(&pmu, EXTENDED_SEL(idx), 0);
@@ -220,17 +226,17 @@ TEST(pmu_bitmaps_are_sticky)
 		wrmsr(&pmu, EXTENDED_SEL(4), host_guest(1)); /* EN=0 counts as well */
 		nested = 1 << 1 | 1 << 2 | 1 << 4;
 		toggle = nested | (stop ? 1 << 3 : 0);
+		pmu.has_v2 = true;
 		for (unsigned int i = 0; i < 64; i++) {
 			CHECK_EQ(pmu.reprogram_pmc_on_nested_transition, nested);
 			CHECK_EQ(pmu.reprogram_pmc_on_svme_toggle, toggle);
 			if (i & 1)
 				pmu_svme_toggle(&pmu, i & 2);
-			if (i & 4)
+			else if (i & 4)
 				pmu_nested_transition(&pmu, i & 8);
 			if (i & 16)
 				pmu_commit(&pmu);
-			if (i & 32)
-				wrmsr(&pmu, EXTENDED_CTR(1), i);
+			wrmsr(&pmu, i & 32 ? EXTENDED_CTR(1) : NAIVE_CTL, i);
 		}
 		wrmsr(&pmu, LEGACY_SEL(1), PLAIN);
 		wrmsr(&pmu, LEGACY_SEL(3), PLAIN | host_guest(2));
@@ -250,11 +256,12 @@ TEST(pmu_both_bits_pend_on_the_toggle_only)
 		pmu_init(&pmu, &recorder.hw, rules[r]);
 		wrmsr(&pmu, EXTENDED_SEL(5), PLAIN | host_guest(3));
 		pmu_commit(&pmu);
-		pmu_nested_transition(&pmu, true);
-		CHECK_EQ(pmu.reprogram_pending, 0);
 		pmu_svme_toggle(&pmu, true);
 		CHECK_EQ(pmu.reprogram_pending, rules[r] == SVME0_STOP ? 1 << 5 : 0);
 		pmu_commit(&pmu);
+		pmu_nested_transition(&pmu, true);
+		pmu_nested_transition(&pmu, false);
+		CHECK_EQ(pmu.reprogram_pending, 0);
 		CHECK_EQ(recorder.evtsel_writes, rules[r] == SVME0_STOP ? 2 : 1);
 	}
 }
@@ -315,7 +322,7 @@ TEST(pmu_commit_looks_at_pending_only)
 	pmu_commit(&pmu);
 	CHECK_EQ(recorder.evtsel_writes, 2);
 
-	pmu.in_l2 = true; /* without the trigger */
+	pmu.mode = PMU_MODE_L2; /* without the trigger */
 	wrmsr(&pmu, EXTENDED_SEL(1), PLAIN & ~NAIVE_EN);
 	pmu_commit(&pmu);
 	CHECK_EQ(recorder.evtsel_writes, 3);
@@ -351,8 +358,11 @@ TEST(pmu_host_guest_steps)
 	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
 		u64 run = 0;
 
+		if (i && steps[i - 1].in_l2)
+			pmu_nested_transition(&pmu, false);
 		pmu_svme_toggle(&pmu, steps[i].svme);
-		pmu_nested_transition(&pmu, steps[i].in_l2);
+		if (steps[i].in_l2)
+			pmu_nested_transition(&pmu, true);
 		wrmsr(&pmu, LEGACY_SEL(3), PLAIN | steps[i].both_bits << 40);
 		pmu_commit(&pmu);
 		for (unsigned int idx = 0; idx < 4; idx++)
@@ -362,20 +372,175 @@ TEST(pmu_host_guest_steps)
 	}
 }
 
+/* ---- PerfMonV2 ---- */
+
+TEST(pmu_global_absent)
+{
+	struct pmu_recorder recorder = recorder_for(NULL);
+	struct pmu pmu;
+	u64 value = 77;
+
+	pmu_init(&pmu, &recorder.hw, SVME0_STOP);
+	recorder.overflows = 1;
+	for (u32 msr = NAIVE_STATUS; msr <= NAIVE_SET; msr++) {
+		CHECK_EQ(pmu_wrmsr(&pmu, msr, 0), -E_NOENT);
+		CHECK_EQ(pmu_rdmsr(&pmu, msr, &value), -E_NOENT);
+	}
+	CHECK_EQ(value, 77);
+	CHECK_EQ(recorder.calls, 0);
+	wrmsr(&pmu, EXTENDED_SEL(0), PLAIN); /* and the writes stopped nothing */
+	pmu_commit(&pmu);
+	CHECK(recorder.eventsel[0] & NAIVE_EN);
+
+	pmu.has_v2 = true;
+	CHECK_EQ(pmu_rdmsr(&pmu, 0xc00002ff, &value), -E_NOENT);
+	CHECK_EQ(pmu_rdmsr(&pmu, 0xc0000304, &value), -E_NOENT);
+	CHECK_EQ(pmu_wrmsr(&pmu, 0xc00002ff, 0), -E_NOENT);
+	CHECK_EQ(pmu_wrmsr(&pmu, 0xc0000304, 0), -E_NOENT);
+	CHECK_EQ(pmu_wrmsr(&pmu, 0, 0), -E_NOENT);
+}
+
+TEST(pmu_global_ctl_reset_and_reserved_bits)
+{
+	struct pmu_recorder recorder = recorder_for(NULL);
+	struct pmu pmu;
+
+	pmu_init(&pmu, &recorder.hw, SVME0_STOP);
+	pmu.has_v2 = true;
+	CHECK_EQ(rdmsr(&pmu, NAIVE_CTL), 0x3f);
+	CHECK_EQ(rdmsr(&pmu, NAIVE_STATUS), 0);
+	for (unsigned int bit = 0; bit < 64; bit++) {
+		wrmsr(&pmu, NAIVE_CTL, 1ull << bit);
+		CHECK_EQ(rdmsr(&pmu, NAIVE_CTL), bit < 6 ? 1ull << bit : 0);
+		wrmsr(&pmu, NAIVE_SET, 1ull << bit);
+		CHECK_EQ(rdmsr(&pmu, NAIVE_STATUS), bit < 6 ? 1ull << bit : 0);
+		wrmsr(&pmu, NAIVE_CLR, 1ull << bit);
+		CHECK_EQ(rdmsr(&pmu, NAIVE_STATUS), 0);
+	}
+	wrmsr(&pmu, NAIVE_CTL, ~0ull);
+	CHECK_EQ(rdmsr(&pmu, NAIVE_CTL), 0x3f);
+}
+
+/* Every two values of GLOBAL_CTL one after the other: the machine gets one call, for those that
+ * differ and have EN; the selectors that the guest reads stay what they were. */
+TEST(pmu_global_ctl_every_value_from_every_value)
+{
+	const u64 en = 0x2f; /* counter 4 has no EN */
+
+	for (u64 old = 0; old < 64; old++) {
+		for (u64 new = 0; new < 64; new++) {
+			u64 changed = (old ^ new) & en, calls, writes;
+			struct pmu_recorder recorder = recorder_for(NULL);
+			struct pmu pmu;
+
+			pmu_init(&pmu, &recorder.hw, SVME0_STOP);
+			pmu.has_v2 = true;
+			for (unsigned int idx = 0; idx < 6; idx++)
+				wrmsr(&pmu, EXTENDED_SEL(idx), idx == 4 ? PLAIN & ~NAIVE_EN : PLAIN);
+			wrmsr(&pmu, NAIVE_CTL, old);
+			pmu_commit(&pmu);
+			CHECK_EQ(pmu.enabled_hw, old & en);
+			calls = recorder.calls;
+			writes = recorder.evtsel_writes;
+
+			wrmsr(&pmu, NAIVE_CTL, new);
+			CHECK_EQ(pmu.reprogram_pending, old ^ new);
+			CHECK_EQ(recorder.calls, calls);
+			pmu_commit(&pmu);
+			CHECK_EQ(pmu.enabled_hw, new & en);
+			CHECK_EQ(recorder.calls - calls, changed != 0);
+			CHECK_EQ(recorder.evtsel_writes - writes, __builtin_popcountll(changed));
+			for (unsigned int idx = 0; idx < 6; idx++) {
+				CHECK_EQ(!!(recorder.eventsel[idx] & NAIVE_EN), (new & en) >> idx & 1);
+				CHECK_EQ(rdmsr(&pmu, EXTENDED_SEL(idx)),
+					 idx == 4 ? PLAIN & ~NAIVE_EN : PLAIN);
+			}
+		}
+	}
+}
+
+/* A selector that changes while its bit is off, or with it in one commit. */
+TEST(pmu_global_ctl_and_selector_writes)
+{
+	struct pmu_recorder recorder = recorder_for(NULL);
+	struct pmu pmu;
+
+	pmu_init(&pmu, &recorder.hw, SVME0_STOP);
+	pmu.has_v2 = true;
+	wrmsr(&pmu, NAIVE_CTL, 0);
+	wrmsr(&pmu, EXTENDED_SEL(1), PLAIN);
+	pmu_commit(&pmu);
+	CHECK_EQ(recorder.eventsel[1], (PLAIN & ~NAIVE_EN) | NAIVE_GUESTONLY);
+	CHECK_EQ(rdmsr(&pmu, EXTENDED_SEL(1)), PLAIN);
+	wrmsr(&pmu, EXTENDED_SEL(1), PLAIN ^ 0x76 ^ 0xc0);
+	wrmsr(&pmu, NAIVE_CTL, 2);
+	pmu_commit(&pmu);
+	CHECK_EQ(recorder.eventsel[1], (PLAIN ^ 0x76 ^ 0xc0) | NAIVE_GUESTONLY);
+	CHECK_EQ(recorder.evtsel_writes, 2);
+
+	/* Off and on between two commits is nothing. */
+	wrmsr(&pmu, NAIVE_CTL, 0);
+	wrmsr(&pmu, NAIVE_CTL, 0x3f);
+	pmu_commit(&pmu);
+	CHECK_EQ(recorder.evtsel_writes, 2);
+}
+
+TEST(pmu_global_status_is_sticky)
+{
+	struct pmu_recorder recorder = recorder_for(NULL);
+	struct pmu pmu;
+
+	pmu_init(&pmu, &recorder.hw, SVME0_STOP);
+	pmu.has_v2 = true;
+	recorder.overflows = 0x15;
+	CHECK_EQ(rdmsr(&pmu, NAIVE_STATUS), 0x15);
+	CHECK_EQ(recorder.overflows, 0);
+	CHECK_EQ(rdmsr(&pmu, NAIVE_STATUS), 0x15);
+	recorder.overflows = 0x04;
+	wrmsr(&pmu, NAIVE_STATUS, 0);
+	wrmsr(&pmu, NAIVE_STATUS, ~0ull);
+	wrmsr(&pmu, EXTENDED_CTR(2), 0);
+	wrmsr(&pmu, EXTENDED_SEL(2), 0);
+	wrmsr(&pmu, NAIVE_CTL, 0);
+	pmu_commit(&pmu);
+	CHECK_EQ(rdmsr(&pmu, NAIVE_STATUS), 0x15);
+
+	/* CLR takes only its bits, also one that nobody has read yet; what comes after it stays. */
+	recorder.overflows = 0x22;
+	wrmsr(&pmu, NAIVE_CLR, 0x03);
+	CHECK_EQ(rdmsr(&pmu, NAIVE_STATUS), 0x34);
+	recorder.overflows = 0x02;
+	CHECK_EQ(rdmsr(&pmu, NAIVE_STATUS), 0x36);
+	wrmsr(&pmu, NAIVE_CLR, 0);
+	CHECK_EQ(rdmsr(&pmu, NAIVE_STATUS), 0x36);
+
+	/* SET only adds; with one that the machine has, too. */
+	recorder.overflows = 0x08;
+	wrmsr(&pmu, NAIVE_SET, 0x01);
+	CHECK_EQ(rdmsr(&pmu, NAIVE_STATUS), 0x3f);
+	CHECK_EQ(rdmsr(&pmu, NAIVE_SET), 0);
+	CHECK_EQ(rdmsr(&pmu, NAIVE_CLR), 0);
+	CHECK_EQ(rdmsr(&pmu, NAIVE_STATUS), 0x3f);
+	wrmsr(&pmu, NAIVE_CLR, ~0ull);
+	CHECK_EQ(rdmsr(&pmu, NAIVE_STATUS), 0);
+}
+
 TEST(pmu_random_selectors)
 {
 	for (unsigned int seed = 0; seed < 40; seed++) {
 		struct pmu_recorder recorder = recorder_for(NULL);
-		struct naive naive = {.rule = rules[seed & 1]};
+		struct naive naive = naive_new(rules[seed & 1]);
 		struct pmu pmu;
+		u64 overflows;
 
 		test_seed(seed);
 		pmu_init(&pmu, &recorder.hw, naive.rule);
+		pmu.has_v2 = true;
 		for (unsigned int step = 0; step < 10000; step++) {
 			unsigned int idx = (unsigned int)test_below(PMU_COUNTERS);
 			u64 value;
 
-			switch (test_below(8)) {
+			switch (test_below(10)) {
 			case 0:
 				value = naive_random_eventsel();
 				wrmsr(&pmu,
@@ -385,19 +550,31 @@ TEST(pmu_random_selectors)
 				break;
 			case 1:
 			case 2:
-				pmu_nested_transition(&pmu, naive.in_l2 = !naive.in_l2);
+				naive_go_to(&naive, &pmu, naive.in_l2 ? 1 : 2);
 				break;
 			case 3:
-				pmu_svme_toggle(&pmu, naive.svme = !naive.svme);
+				naive_go_to(&naive, &pmu, naive.svme ? 0 : 1);
 				break;
 			case 4: /* a trigger that changes nothing */
-				pmu_nested_transition(&pmu, naive.in_l2);
-				pmu_svme_toggle(&pmu, naive.svme);
+				if (naive.svme)
+					naive_transition(&naive, &pmu, naive.in_l2);
+				if (!naive.in_l2)
+					naive_toggle(&naive, &pmu, naive.svme);
+				break;
+			case 5:
+				naive_random_global(&naive, &pmu);
+				break;
+			case 6: /* counters wrap */
+				overflows = test_random() & test_random() & 0x3f;
+				recorder.overflows |= overflows;
+				naive.global_status |= overflows;
 				break;
 			default:
 				pmu_commit(&pmu);
 				naive_commit(&naive);
 				naive_check_selectors(&naive, &pmu, &recorder);
+				if (step & 1)
+					naive_check_global(&naive, &pmu);
 			}
 		}
 	}

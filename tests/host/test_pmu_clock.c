@@ -19,6 +19,7 @@ static void setup(struct clock_pmu *c, bool exact, unsigned int shift, enum svme
 	CHECK_EQ(pmu_clock_init(&c->clock, exact, shift), 0);
 	c->recorder = recorder_for(&c->clock.hw);
 	pmu_init(&c->pmu, &c->recorder.hw, rule);
+	c->pmu.has_v2 = true;
 }
 
 static u64 count(struct clock_pmu *c, unsigned int idx)
@@ -32,6 +33,20 @@ static u64 count(struct clock_pmu *c, unsigned int idx)
 static void set_ctr(struct clock_pmu *c, unsigned int idx, u64 value)
 {
 	CHECK_EQ(pmu_wrmsr(&c->pmu, MSR_PERFCTR(idx), value), 0);
+}
+
+static u64 status(struct clock_pmu *c)
+{
+	u64 value = ~0ull;
+
+	CHECK_EQ(pmu_rdmsr(&c->pmu, NAIVE_STATUS, &value), 0);
+	return value;
+}
+
+static void set_global(struct clock_pmu *c, u32 msr, u64 value)
+{
+	CHECK_EQ(pmu_wrmsr(&c->pmu, msr, value), 0);
+	pmu_commit(&c->pmu);
 }
 
 static void set_evtsel(struct clock_pmu *c, unsigned int idx, u64 eventsel)
@@ -59,27 +74,28 @@ TEST(clock_init_checks_shift)
 	CHECK_EQ(clock.insn_ticks, 1);
 }
 
-/* Each (HostOnly, GuestOnly) x SVME x level x EN x USR/OS x rule x exact: what ten instructions and
- * a retirement add. */
+/* Each (HostOnly, GuestOnly) x mode x EN x GLOBAL_CTL x USR/OS x rule x exact: what ten instructions
+ * and a retirement add. */
 TEST(clock_every_mode)
 {
-	for (unsigned int bits = 0; bits < 1 << 9; bits++) {
-		bool svme = bits & 1, in_l2 = bits & 2, exact = bits & 4;
-		enum svme0_rule rule = bits & 8 ? SVME0_COUNT : SVME0_STOP;
-		u64 filter = (u64)(bits >> 4 & 3) << 16, host_guest = (u64)(bits >> 6 & 3) << 40;
-		u64 eventsel = 0xc0 | filter | host_guest | (bits & 256 ? NAIVE_EN : 0), want;
+	for (unsigned int bits = 0; bits < 256 * 3; bits++) {
+		bool exact = bits & 1, global = bits & 2;
+		struct naive naive = naive_new(bits & 4 ? SVME0_COUNT : SVME0_STOP);
+		u64 filter = (u64)(bits >> 3 & 3) << 16, host_guest = (u64)(bits >> 5 & 3) << 40;
+		u64 eventsel = 0xc0 | filter | host_guest | (bits & 128 ? NAIVE_EN : 0), want;
 		struct clock_pmu c;
 
-		setup(&c, exact, 4, rule);
+		setup(&c, exact, 4, naive.rule);
 		set_ctr(&c, 0, 1000);
-		pmu_svme_toggle(&c.pmu, svme);
-		pmu_nested_transition(&c.pmu, in_l2);
+		naive_go_to(&naive, &c.pmu, bits / 256);
 		set_evtsel(&c, 0, eventsel);
+		if (!global)
+			set_global(&c, NAIVE_CTL, 0x3e);
 		c.clock.now += 160;
 		pmu_clock_retire(&c.clock);
 
-		want = (eventsel & NAIVE_EN) && filter == BOTH_CPL &&
-		       naive_counts(eventsel, svme, in_l2, rule);
+		want = (eventsel & NAIVE_EN) && global && filter == BOTH_CPL &&
+		       naive_counts(eventsel, naive.svme, naive.in_l2, naive.rule);
 		CHECK_EQ(count(&c, 0), 1000 + want * (exact ? 11 : 161));
 		CHECK_EQ(c.clock.counting, want);
 		CHECK_EQ(!!c.clock.hw.unsupported(&c.clock.hw, eventsel),
@@ -178,6 +194,118 @@ TEST(clock_wraps_at_48_bits)
 	}
 }
 
+/* A carry out of bit 47 is one status bit, once, whenever somebody asks: while the counter runs,
+ * when it was stopped since, when it counts something else by now, when it was written over. */
+TEST(clock_overflow_at_every_shift)
+{
+	enum { RUNNING, STOPPED, GLOBAL_STOPPED, OTHER_EVENT, SWITCHED, MEANWHILE };
+
+	for (unsigned int bits = 0; bits < 11 * 2 * 2 * (MEANWHILE + 1); bits++) {
+		unsigned int shift = bits % 11, what = bits / 44;
+		bool exact = bits / 11 % 2;
+		u64 eventsel = bits / 22 % 2 ? CYCLES : INSTRUCTIONS;
+		u64 unit = exact && eventsel == INSTRUCTIONS ? 1ull << shift : 1, want;
+		struct clock_pmu c;
+
+		setup(&c, exact, shift, SVME0_STOP);
+		c.clock.now = test_random() & ~1023ull;
+		pmu_svme_toggle(&c.pmu, true);
+		set_evtsel(&c, 2, eventsel | NAIVE_HOSTONLY);
+		set_evtsel(&c, 4, eventsel | NAIVE_HOSTONLY);
+		set_ctr(&c, 2, NAIVE_COUNTER - 9);
+		set_ctr(&c, 4, NAIVE_COUNTER - 10);
+		c.clock.now += 9 * unit;
+		CHECK_EQ(count(&c, 2), NAIVE_COUNTER);
+		CHECK_EQ(status(&c), 0);
+		c.clock.now += unit - 1;
+		CHECK_EQ(status(&c), 0);
+		c.clock.now++;
+
+		if (what == STOPPED)
+			set_evtsel(&c, 2, 0);
+		if (what == GLOBAL_STOPPED)
+			set_global(&c, NAIVE_CTL, 0);
+		if (what == OTHER_EVENT)
+			set_evtsel(&c, 2, eventsel ^ INSTRUCTIONS ^ CYCLES);
+		for (unsigned int i = 0; what == SWITCHED && i < 3; i++) {
+			pmu_nested_transition(&c.pmu, !(i & 1));
+			pmu_commit(&c.pmu);
+		}
+		want = 0;
+		if (what == MEANWHILE) {
+			set_ctr(&c, 2, want = 5);
+			c.clock.now += 3 * unit;
+			want += 3;
+			set_ctr(&c, 4, 0); /* has not wrapped if it had only these 10 before */
+		}
+		CHECK_EQ(count(&c, 2), want);
+		CHECK_EQ(status(&c), 4);
+		CHECK_EQ(status(&c), 4);
+		CHECK_EQ(count(&c, 2), want);
+
+		set_global(&c, NAIVE_CLR, 0x3b);
+		CHECK_EQ(status(&c), 4);
+		set_global(&c, NAIVE_CLR, 4);
+		CHECK_EQ(status(&c), 0);
+		c.clock.now += 100 * unit; /* one wrap is one overflow; counter 4 wraps now */
+		if (what == RUNNING || what == MEANWHILE)
+			CHECK_EQ(count(&c, 2), want + 100);
+		CHECK_EQ(status(&c), what == RUNNING || what == STOPPED || what == OTHER_EVENT ? 0x10
+											   : 0);
+		set_ctr(&c, 2, NAIVE_COUNTER); /* and again */
+		set_evtsel(&c, 2, eventsel | NAIVE_HOSTONLY | NAIVE_GUESTONLY);
+		set_global(&c, NAIVE_CTL, 0x3f);
+		c.clock.now += unit;
+		CHECK_EQ(count(&c, 2), 0);
+		CHECK_EQ(status(&c) & 4, 4);
+	}
+}
+
+/* Asking does not change what a counter counts, not even by a part of an instruction. */
+TEST(clock_overflow_keeps_the_remainder)
+{
+	struct clock_pmu c;
+
+	setup(&c, true, 9, SVME0_STOP);
+	set_evtsel(&c, 0, INSTRUCTIONS);
+	set_ctr(&c, 0, NAIVE_COUNTER);
+	c.clock.now += 512 + 511;
+	CHECK_EQ(status(&c), 1);
+	CHECK_EQ(count(&c, 0), 0);
+	c.clock.now++;
+	CHECK_EQ(count(&c, 0), 1);
+}
+
+/* Counters that one write starts agree from then on. */
+TEST(clock_global_ctl_starts_at_once)
+{
+	for (unsigned int shift = 0; shift <= 10; shift++) {
+		struct clock_pmu c;
+		u64 start = 0;
+
+		test_seed(shift);
+		setup(&c, true, shift, SVME0_STOP);
+		set_global(&c, NAIVE_CTL, 0);
+		for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++) {
+			set_evtsel(&c, idx, INSTRUCTIONS);
+			c.clock.now += test_below(5000);
+			CHECK_EQ(count(&c, idx), 0);
+		}
+		for (unsigned int i = 0; i < 300; i++) {
+			u64 run = test_below(100);
+
+			set_global(&c, NAIVE_CTL, 0x3f);
+			c.clock.now += run << shift;
+			start += run;
+			for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
+				CHECK_EQ(count(&c, idx), start);
+			set_global(&c, NAIVE_CTL, i % 3 ? 0 : 0x3f);
+			if (i % 3)
+				c.clock.now += test_below(5000);
+		}
+	}
+}
+
 /* A caller whose time is not in whole instructions: a part of one survives a stop, so two counters
  * over the same time agree however often one of them is stopped and started, or changes groups. */
 TEST(clock_keeps_the_remainder)
@@ -238,7 +366,7 @@ TEST(clock_random)
 	for (unsigned int seed = 0; seed < 44; seed++) {
 		bool exact = seed % 4 != 3;
 		unsigned int shift = seed % 11;
-		struct naive naive = {.rule = seed & 1 ? SVME0_COUNT : SVME0_STOP};
+		struct naive naive = naive_new(seed & 1 ? SVME0_COUNT : SVME0_STOP);
 		struct clock_pmu c;
 
 		test_seed(seed);
@@ -247,7 +375,7 @@ TEST(clock_random)
 			unsigned int idx = (unsigned int)test_below(PMU_COUNTERS);
 			u64 value;
 
-			switch (test_below(8)) {
+			switch (test_below(10)) {
 			case 0:
 				value = naive_random_eventsel();
 				CHECK_EQ(pmu_wrmsr(&c.pmu, MSR_PERFEVTSEL(idx), value), 0);
@@ -260,10 +388,11 @@ TEST(clock_random)
 				break;
 			case 2:
 			case 3:
-				pmu_nested_transition(&c.pmu, naive.in_l2 = !naive.in_l2);
+				naive_go_to(&naive, &c.pmu, naive.in_l2 ? 1 : 2);
 				break;
 			case 4:
-				pmu_svme_toggle(&c.pmu, naive.svme = test_below(4));
+				if (!naive.in_l2)
+					naive_toggle(&naive, &c.pmu, test_below(4));
 				break;
 			case 5:
 				pmu_clock_retire(&c.clock);
@@ -274,6 +403,13 @@ TEST(clock_random)
 				c.clock.now += value << shift;
 				naive_time(&naive, value, value << shift, exact);
 				break;
+			case 7:
+				naive_random_global(&naive, &c.pmu);
+				break;
+			case 8: /* not too often, or an overflow could not wait for long */
+				if (test_below(4) == 0)
+					naive_check_global(&naive, &c.pmu);
+				break;
 			default:
 				pmu_commit(&c.pmu);
 				naive_commit(&naive);
@@ -283,5 +419,6 @@ TEST(clock_random)
 		}
 		for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
 			CHECK_EQ(count(&c, idx), naive.count[idx]);
+		naive_check_global(&naive, &c.pmu);
 	}
 }

@@ -15,7 +15,10 @@ struct machine {
 	struct pmu pmu;
 	bool in_guest;
 	u64 eventsel[PMU_COUNTERS], ctr[PMU_COUNTERS];
+	u64 status;
 	u64 accesses;
+	/* Counters that the correction before a VMRUN took below 0: that VMRUN's overflow is one. */
+	u64 below_zero;
 
 	/* The guest's truth. */
 	struct naive naive;
@@ -34,18 +37,32 @@ static u64 *machine_register(struct machine *m, u32 msr)
 
 static u64 machine_rdmsr(struct pmu_guest_only *backend, u32 msr)
 {
-	return *machine_register((struct machine *)backend, msr);
+	struct machine *m = (struct machine *)backend;
+
+	if (msr == NAIVE_STATUS && m->pmu.has_v2) {
+		m->accesses++;
+		return m->status | 0xc0; /* reserved, but Turin has been seen with them */
+	}
+	return *machine_register(m, msr);
 }
 
 static void machine_wrmsr(struct pmu_guest_only *backend, u32 msr, u64 value)
 {
+	struct machine *m = (struct machine *)backend;
+
+	if (msr == NAIVE_CLR && m->pmu.has_v2) {
+		m->accesses++;
+		CHECK_EQ(value & ~0x3full, 0);
+		m->status &= ~value;
+		return;
+	}
 	CHECK(!(msr & 1) || value <= NAIVE_COUNTER);
-	*machine_register((struct machine *)backend, msr) = value;
+	*machine_register(m, msr) = value;
 }
 
 static void machine_init(struct machine *m, enum svme0_rule rule, struct pmu_vmrun_ticks tick)
 {
-	*m = (struct machine){.naive = {.rule = rule}};
+	*m = (struct machine){.naive = naive_new(rule)};
 	pmu_guest_only_init(&m->backend, tick, machine_rdmsr, machine_wrmsr);
 	m->recorder = recorder_for(&m->backend.hw);
 	pmu_init(&m->pmu, &m->recorder.hw, rule);
@@ -73,15 +90,19 @@ static u64 seen_by(u64 eventsel, const struct events *events)
 	}
 }
 
-/* Real hardware, SVME=1. */
+/* Real hardware, SVME=1, GLOBAL_CTL all ones. */
 static void machine_events(struct machine *m, unsigned int cpl, const struct events *events)
 {
-	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++) {
+		u64 sum = m->ctr[idx];
+
 		if (m->eventsel[idx] & NAIVE_EN &&
 		    naive_counts(m->eventsel[idx], true, m->in_guest, SVME0_STOP) &&
 		    naive_passes(m->eventsel[idx], cpl))
-			m->ctr[idx] =
-				(m->ctr[idx] + seen_by(m->eventsel[idx], events)) & NAIVE_COUNTER;
+			sum += seen_by(m->eventsel[idx], events);
+		m->status |= sum >> 48 << idx;
+		m->ctr[idx] = sum & NAIVE_COUNTER;
+	}
 }
 
 static void naive_events(struct machine *m, unsigned int cpl, const struct events *events)
@@ -126,6 +147,9 @@ static void vmrun(struct machine *m)
 				    m->backend.tick.far_transfers, 0};
 
 	pmu_guest_only_entry(&m->backend, *cpl_now(m));
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
+		if (m->naive.count[idx] == 0 && m->ctr[idx] == NAIVE_COUNTER)
+			m->below_zero |= 1ull << idx;
 	m->in_guest = true;
 	machine_events(m, *cpl_now(m), &tick);
 	check_counts(m);
@@ -150,8 +174,20 @@ static void retire(struct machine *m)
 
 static void transition(struct machine *m, bool in_l2)
 {
-	pmu_nested_transition(&m->pmu, m->naive.in_l2 = in_l2);
+	naive_transition(&m->naive, &m->pmu, in_l2);
 	commit(m);
+}
+
+/* Exactly the guest's, but for the one overflow too many that guest_only.h tells of. */
+static void check_status(struct machine *m)
+{
+	u64 value = ~0ull;
+
+	CHECK_EQ(pmu_rdmsr(&m->pmu, NAIVE_STATUS, &value), 0);
+	CHECK_EQ(value & ~m->below_zero, m->naive.global_status & ~m->below_zero);
+	CHECK_EQ(m->naive.global_status & ~value, 0);
+	CHECK_EQ(value & ~0x3full, 0);
+	CHECK_EQ(m->status & 0x3f, 0);
 }
 
 static void set_evtsel(struct machine *m, unsigned int idx, u64 value)
@@ -192,10 +228,10 @@ static struct pmu_vmrun_ticks ticks(unsigned int bits)
 
 TEST(guest_only_every_mode)
 {
-	for (unsigned int bits = 0; bits < 1 << 12; bits++) {
+	for (unsigned int bits = 0; bits < 2048 * 3; bits++) {
 		u64 filter = (u64)(bits >> 4 & 3) << 16, host_guest = (u64)(bits >> 6 & 3) << 40;
 		u64 eventsel = 0xc0 | filter | host_guest | (bits & 256 ? NAIVE_EN : 0);
-		bool svme = bits & 1, in_l2 = bits & 2, emulated = bits & 1024;
+		bool emulated = bits & 1024, global = bits & 2;
 		enum svme0_rule rule = bits & 8 ? SVME0_COUNT : SVME0_STOP;
 		unsigned int cpl = bits & 512 ? 3 : 0;
 		const struct events ten = {10, 0, 0, 0};
@@ -203,10 +239,13 @@ TEST(guest_only_every_mode)
 		u64 want;
 
 		machine_init(&m, rule, ticks(bits & 4 ? 7 : 0));
-		pmu_svme_toggle(&m.pmu, m.naive.svme = svme);
+		m.pmu.has_v2 = bits & 1;
+		naive_go_to(&m.naive, &m.pmu, bits / 2048);
 		m.cpl[0] = m.cpl[1] = cpl;
 		set_evtsel(&m, 2, eventsel);
-		transition(&m, in_l2);
+		if (m.pmu.has_v2)
+			naive_write_global(&m.naive, &m.pmu, NAIVE_CTL, global ? 4 : 0x3b);
+		commit(&m);
 		vmrun(&m);
 		machine_events(&m, cpl, &ten);
 		naive_events(&m, cpl, &ten);
@@ -215,8 +254,9 @@ TEST(guest_only_every_mode)
 			retire(&m);
 		vmrun(&m);
 
-		want = eventsel & NAIVE_EN && eventsel & (cpl ? NAIVE_USR : NAIVE_OS) &&
-		       naive_counts(eventsel, svme, in_l2, rule);
+		want = eventsel & NAIVE_EN && (global || !m.pmu.has_v2) &&
+		       eventsel & (cpl ? NAIVE_USR : NAIVE_OS) &&
+		       naive_counts(eventsel, m.naive.svme, m.naive.in_l2, rule);
 		CHECK_EQ(m.ctr[2], want * (emulated ? 11 : 10));
 		CHECK(!m.backend.hw.unsupported(&m.backend.hw, eventsel));
 	}
@@ -347,7 +387,7 @@ TEST(guest_only_vmrun_and_back)
 
 	for (unsigned int tick = 0; tick < 2; tick++) {
 		machine_init(&m, SVME0_STOP, ticks(tick));
-		pmu_svme_toggle(&m.pmu, m.naive.svme = true);
+		naive_toggle(&m.naive, &m.pmu, true);
 		m.cpl[1] = 3;
 		set_evtsel(&m, 0, INSTRUCTIONS);
 		set_evtsel(&m, 1, INSTRUCTIONS | NAIVE_HOSTONLY);
@@ -371,6 +411,89 @@ TEST(guest_only_vmrun_and_back)
 	}
 }
 
+/* The machine keeps the status; what the guest has seen is taken out of it, and only that. */
+TEST(guest_only_global_status)
+{
+	const struct events ten = {10, 0, 0, 0};
+	struct machine m;
+	u64 value;
+
+	machine_init(&m, SVME0_STOP, ticks(0));
+	m.pmu.has_v2 = true;
+	set_evtsel(&m, 1, INSTRUCTIONS);
+	set_evtsel(&m, 5, INSTRUCTIONS);
+	set_ctr(&m, 1, NAIVE_COUNTER - 9);
+	set_ctr(&m, 5, NAIVE_COUNTER - 10);
+	commit(&m);
+	check_status(&m);
+	vmrun(&m);
+	machine_events(&m, 0, &ten);
+	naive_events(&m, 0, &ten);
+	vmexit(&m);
+	CHECK_EQ(m.status, 2);
+	m.accesses = 0;
+	check_status(&m);
+	CHECK_EQ(m.accesses, 2);
+	check_status(&m); /* nothing new: nothing to clear */
+	CHECK_EQ(m.accesses, 3);
+	CHECK_EQ(m.naive.global_status, 2);
+
+	/* An emulated instruction carries as well, though the machine cannot see it. */
+	retire(&m);
+	vmrun(&m);
+	vmexit(&m);
+	CHECK_EQ(m.status, 0);
+	check_status(&m);
+	CHECK_EQ(m.naive.global_status, 0x22);
+	m.accesses = 0;
+	naive_write_global(&m.naive, &m.pmu, NAIVE_SET, 0x08);
+	naive_write_global(&m.naive, &m.pmu, NAIVE_STATUS, 0x3f);
+	CHECK_EQ(m.accesses, 0);
+	naive_write_global(&m.naive, &m.pmu, NAIVE_CLR, 0x20);
+	check_status(&m);
+	CHECK_EQ(m.naive.global_status, 0x0a);
+
+	/* CLR of one that is still in the machine only. */
+	m.status = 1;
+	naive_write_global(&m.naive, &m.pmu, NAIVE_CLR, 1);
+	check_status(&m);
+
+	m.pmu.has_v2 = false;
+	m.accesses = 0;
+	CHECK_EQ(pmu_rdmsr(&m.pmu, NAIVE_STATUS, &value), -E_NOENT);
+	CHECK_EQ(pmu_wrmsr(&m.pmu, NAIVE_CLR, 1), -E_NOENT);
+	CHECK_EQ(m.accesses, 0);
+}
+
+/* One GLOBAL_CTL write is one settlement, and an emulated instruction before it goes to the
+ * counters as they were. */
+TEST(guest_only_global_ctl)
+{
+	struct machine m;
+
+	machine_init(&m, SVME0_STOP, ticks(7));
+	m.pmu.has_v2 = true;
+	naive_write_global(&m.naive, &m.pmu, NAIVE_CTL, 1);
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
+		set_evtsel(&m, idx, INSTRUCTIONS);
+	commit(&m);
+	vmrun(&m);
+	vmexit(&m);
+	naive_write_global(&m.naive, &m.pmu, NAIVE_CTL, 0x3e);
+	retire(&m);
+	m.accesses = 0;
+	commit(&m);
+	CHECK_EQ(m.accesses, 2 + 6); /* counter 0 gets its instruction; six selectors */
+	vmrun(&m);
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
+		CHECK_EQ(m.ctr[idx], idx == 0);
+	vmexit(&m);
+	retire(&m);
+	vmrun(&m);
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
+		CHECK_EQ(m.ctr[idx], 1);
+}
+
 static void random_exit(struct machine *m)
 {
 	unsigned int idx = (unsigned int)test_below(PMU_COUNTERS);
@@ -379,7 +502,7 @@ static void random_exit(struct machine *m)
 
 	vmexit(m);
 	m->accesses = 0;
-	switch (test_below(12)) {
+	switch (test_below(14)) {
 	case 0: /* NPF or INTR, handled by L0 */
 	case 1:
 		value = accesses_needed(m, 0);
@@ -414,7 +537,7 @@ static void random_exit(struct machine *m)
 	case 8: /* WRMSR EFER */
 		if (!in_l2) {
 			*cpl_now(m) = 0;
-			pmu_svme_toggle(&m->pmu, m->naive.svme = test_below(3));
+			naive_toggle(&m->naive, &m->pmu, test_below(3));
 			commit(m);
 			retire(m);
 		}
@@ -429,6 +552,21 @@ static void random_exit(struct machine *m)
 		*cpl_now(m) = 0;
 		set_ctr(m, idx, naive_random_count());
 		retire(m);
+		break;
+	case 11:
+		*cpl_now(m) = 0;
+		naive_random_global(&m->naive, &m->pmu);
+		retire(m);
+		commit(m);
+		break;
+	case 12: /* now and then, or an overflow could not wait for long */
+		if (test_below(4) == 0) {
+			*cpl_now(m) = 0;
+			check_status(m);
+			naive_write_global(&m->naive, &m->pmu, NAIVE_CLR, ~0ull);
+			m->below_zero = 0;
+			retire(m);
+		}
 		break;
 	default: /* RDPMC */
 		CHECK_EQ(pmu_rdpmc(&m->pmu, idx, &value), 0);
@@ -445,6 +583,7 @@ TEST(guest_only_random_exits)
 
 		test_seed(seed);
 		machine_init(&m, seed & 8 ? SVME0_COUNT : SVME0_STOP, ticks(seed & 7));
+		m.pmu.has_v2 = true;
 		vmrun(&m);
 		for (unsigned int i = 0; i < 10000; i++) {
 			if (test_below(4) == 0)
