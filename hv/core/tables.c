@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: MIT */
+#include "hv/core/tables.h"
+#include "x86/cr.h"
+
+#define LOW_GIGABYTES 4 /* mapped with 2-MByte pages, the first 2 MByte with 4-KByte ones: MTRR types vary there */
+
+/* The A and D bits are set: nobody looks at them, and the CPU need not. */
+#define TABLE (PTE_P | PTE_W | PTE_U | PTE_A)
+#define LEAF (PTE_P | PTE_W | PTE_U | PTE_A | PTE_D)
+#define SUPERVISOR(flags) ((flags) & ~PTE_U)
+
+void *pool_pages(struct page_pool *pool, unsigned int pages)
+{
+	u8 *p = pool->va;
+
+	if ((u64)(pool->va_end - pool->va) < pages * PAGE_SIZE)
+		return NULL;
+	pool->va += pages * PAGE_SIZE;
+	return p;
+}
+
+static u64 *table(struct tables *t)
+{
+	return pool_pages(&t->pool, 1);
+}
+
+static u64 pointer(const struct tables *t, const u64 *next_table, u64 flags)
+{
+	return pool_hpa(&t->pool, next_table) | flags;
+}
+
+static u64 *table_at(const struct tables *t, u64 entry)
+{
+	return (u64 *)(uintptr_t)((s64)(entry & PTE_ADDR) - t->pool.va_to_hpa);
+}
+
+/* Identity tables for [0, 2^bits), below `root`; low[]: page directories of the first GBytes. */
+static int identity(struct tables *t, u64 *root, unsigned int bits, u64 **low)
+{
+	u64 gigabytes = BIT(bits - 30);
+
+	for (u64 g = 0; g < gigabytes; g++) {
+		if (!(g % 512)) {
+			u64 *pdpt = table(t);
+
+			if (!pdpt)
+				return -E_NOMEM;
+			root[g / 512] = pointer(t, pdpt, TABLE);
+		}
+		table_at(t, root[g / 512])[g % 512] = g * PAGE_1G | LEAF | PTE_PS;
+	}
+	for (u64 g = 0; g < LOW_GIGABYTES; g++) {
+		u64 *pd = low[g] = table(t);
+
+		if (!pd)
+			return -E_NOMEM;
+		for (u64 i = 0; i < 512; i++)
+			pd[i] = (g * PAGE_1G + i * PAGE_2M) | LEAF | PTE_PS;
+		table_at(t, root[0])[g] = pointer(t, pd, TABLE);
+	}
+	return 0;
+}
+
+static int split_first_2m(struct tables *t, u64 *pd)
+{
+	u64 *pt = table(t);
+
+	if (!pt)
+		return -E_NOMEM;
+	for (u64 i = 0; i < 512; i++)
+		pt[i] = i * PAGE_SIZE | LEAF;
+	pd[0] = pointer(t, pt, TABLE);
+	return 0;
+}
+
+/* L0's image at core.va, each part with its one permission; the rest of the region with 2-MByte pages. */
+static int map_core(struct tables *t)
+{
+	const struct core_layout *core = &t->core;
+	u64 *pdpt = table(t), *pd = table(t);
+
+	if (!pdpt || !pd)
+		return -E_NOMEM;
+	t->core_root[(core->va >> 39) & 511] = pointer(t, pdpt, SUPERVISOR(TABLE));
+	pdpt[(core->va >> 30) & 511] = pointer(t, pd, SUPERVISOR(TABLE));
+	for (u64 at = 0; at < core->bytes; at += PAGE_2M) {
+		u64 *pt;
+
+		if (at >= core->image_end) {
+			pd[at / PAGE_2M] = (core->hpa + at) | SUPERVISOR(LEAF) | PTE_PS | PTE_NX;
+			continue;
+		}
+		pt = table(t);
+		if (!pt)
+			return -E_NOMEM;
+		pd[at / PAGE_2M] = pointer(t, pt, SUPERVISOR(TABLE));
+		for (u64 i = 0; i < 512; i++) {
+			u64 page = at + i * PAGE_SIZE;
+			u64 flags = page < core->text_end   ? 0 :
+				    page < core->rodata_end ? PTE_NX :
+							      PTE_NX | PTE_W;
+
+			pt[i] = (core->hpa + page) | flags | PTE_P | PTE_A | PTE_D;
+		}
+	}
+	return 0;
+}
+
+int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa)
+{
+	u64 *core_hole, *core_low[LOW_GIGABYTES];
+	u64 slots = bits > 39 ? BIT(bits - 39) : 1;
+
+	t->npt = table(t);
+	t->core_root = table(t);
+	t->hole = table(t);
+	core_hole = table(t);
+	if (!t->npt || !t->core_root || !t->hole || !core_hole || identity(t, t->npt, bits, t->npt_low) ||
+	    identity(t, t->core_root, bits, core_low) || split_first_2m(t, t->npt_low[0]) || map_core(t))
+		return -E_NOMEM;
+	for (u64 i = 0; i < 512; i++) {
+		t->hole[i] = hole_page_hpa | PTE_P | PTE_U | PTE_A | PTE_D;
+		core_hole[i] = hole_page_hpa | PTE_P | PTE_A | PTE_D;
+	}
+	for (u64 at = t->core.hpa; at < t->core.hpa + t->core.bytes; at += PAGE_2M) {
+		/* absent at first for L1, so that the first touch is noticed */
+		t->npt_low[at / PAGE_1G][at % PAGE_1G / PAGE_2M] = 0;
+		core_low[at / PAGE_1G][at % PAGE_1G / PAGE_2M] = pointer(t, core_hole, PTE_P | PTE_A);
+	}
+	/* L0's low half: NX and supervisor at the top hold for all below */
+	for (u64 i = 0; i < slots; i++)
+		t->core_root[i] = SUPERVISOR(t->core_root[i]) | PTE_NX;
+	return 0;
+}
+
+u64 *tables_open_hole(struct tables *t, u64 gpa)
+{
+	t->npt_low[gpa / PAGE_1G][gpa % PAGE_1G / PAGE_2M] = pointer(t, t->hole, TABLE);
+	return &t->hole[gpa % PAGE_2M / PAGE_SIZE];
+}
+
+/* `executable`: nothing above has NX; `writable`: everything above has W. */
+static u64 check(const struct tables *t, const u64 *table, unsigned int level, u64 base, bool writable, bool executable)
+{
+	for (u64 i = 0; i < 512; i++) {
+		bool w = writable && (table[i] & PTE_W), x = executable && !(table[i] & PTE_NX);
+		u64 address = base + (i << (12 + 9 * level)), bad;
+
+		if (!(table[i] & PTE_P) || !w || !x)
+			continue;
+		if (!level || (table[i] & PTE_PS))
+			return address ? address : 1;
+		bad = check(t, table_at(t, table[i]), level - 1, address, w, x);
+		if (bad)
+			return bad;
+	}
+	return 0;
+}
+
+u64 tables_check_wx(const struct tables *t)
+{
+	return check(t, t->core_root, 3, 0, true, true);
+}
