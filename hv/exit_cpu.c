@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Exits of instructions that any guest may use: CPUID, MSRs, RDPMC, HLT, MOV CR8, VMMCALL; and what is one CPU's own. */
 #include "hv/core/insn.h"
+#include "hv/core/merge.h"
 #include "hv/cpu.h"
 #include "hv/log.h"
 #include "hv/memory.h"
@@ -433,7 +434,7 @@ void vcpu_reset_intercepts(struct vcpu *v)
 	}
 	c1->clean &= ~(u32)CLEAN_INTERCEPTS;
 	c2->clean &= ~(u32)CLEAN_INTERCEPTS;
-	nested_intercept_cr8(v);
+	merge_intercept_cr8(c2);
 	if (!v->gif)
 		vmcb_set_intercept(c1, INTERCEPT(NMI));
 }

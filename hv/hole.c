@@ -4,6 +4,7 @@
  * touch. A write lands on a page of its own: the instruction runs once with RFLAGS.TF set and that page writable, and at
  * its #DB the page is filled with FFh again and read-only.
  */
+#include "hv/core/merge.h"
 #include "hv/log.h"
 #include "hv/memory.h"
 #include "hv/vcpu.h"
@@ -82,7 +83,7 @@ u32 exit_db(struct vcpu *v)
 static void redeliver(struct vcpu *v)
 {
 	struct vmcb_control *c = &v->vmcb->control;
-	u64 event = exit_int_info(v);
+	u64 event = merge_exit_int_info(c->exit_int_info);
 	u64 type = event & EVENT_TYPE;
 	u64 vector = event & EVENT_VECTOR;
 

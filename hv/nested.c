@@ -4,7 +4,9 @@
  * used from there. vmcb02 = vmcb12 as far as L1 may decide, and L0's part on top. L1's own state stays in vmcb01.
  * docs/nested-svm.md has the table of fields.
  */
+#include "hv/core/merge.h"
 #include "hv/core/msrpm.h"
+#include "hv/core/route.h"
 #include "hv/cpu.h"
 #include "hv/log.h"
 #include "hv/memory.h"
@@ -14,8 +16,8 @@
 #include "x86/cr.h"
 #include "x86/msr.h"
 
-static u8 msrpm01[MSRPM_BYTES] ALIGNED(4096); /* for L1 */
-static u8 msrpm02[MSRPM_BYTES] ALIGNED(4096); /* for L2: msrpm01 ORed with L1's, but only in merged_chunks */
+static u64 msrpm01[MSRPM_BYTES / 8] ALIGNED(4096); /* for L1 */
+static u64 msrpm02[MSRPM_BYTES / 8] ALIGNED(4096); /* for L2: msrpm01 ORed with L1's, but only for MERGED_MSRS */
 static u32 shadow_links[CORE_SHADOW_PAGES];
 
 /*
@@ -23,10 +25,7 @@ static u32 shadow_links[CORE_SHADOW_PAGES];
  * other MSRs exit, and L0 does the access for L2. Few, because merging costs at each VMRUN: TSC, SYSENTER, EFER
  * and SYSCALL, FS/GS base and TSC_AUX.
  */
-static const u32 merged_msrs[] = {MSR_TSC, MSR_SYSENTER_CS, MSR_EFER, MSR_FS_BASE};
-static u32 merged_chunks[ARRAY_SIZE(merged_msrs)]; /* index of the u64 in the map */
-
-#define V_BITS_OF_VMCB12 (V_TPR_MASK | V_IRQ | V_INTR_PRIO | V_IGN_TPR | V_INTR_MASKING)
+#define MERGED_MSRS(X) X(MSR_TSC) X(MSR_SYSENTER_CS) X(MSR_EFER) X(MSR_FS_BASE)
 
 static void init_msrpms(void)
 {
@@ -42,23 +41,21 @@ static void init_msrpms(void)
 				   MSR_PERF_GLOBAL_STATUS_SET};
 
 	for (unsigned int i = 0; i < ARRAY_SIZE(ours); i++)
-		msrpm_set(msrpm01, ours[i], true, true);
-	for (u64 i = 0; i < MSRPM_BYTES; i++)
-		msrpm02[i] = 0xff;
-	for (unsigned int i = 0; i < ARRAY_SIZE(merged_msrs); i++)
-		merged_chunks[i] = (u32)msrpm_bit(merged_msrs[i]) / 64;
+		msrpm_set((u8 *)msrpm01, ours[i], true, true);
+	for (u64 i = 0; i < MSRPM_BYTES / 8; i++)
+		msrpm02[i] = ~0ull;
 }
 
 /* The PMU's MSRs belong to the backend: intercepted, or left to the hardware's counters. */
 void nested_intercept_pmu(bool counters)
 {
 	for (unsigned int n = 0; n < PMU_COUNTERS; n++) {
-		msrpm_set(msrpm01, MSR_PERFEVTSEL(n), true, true);
-		msrpm_set(msrpm01, MSR_PERFCTR(n), counters, counters);
+		msrpm_set((u8 *)msrpm01, MSR_PERFEVTSEL(n), true, true);
+		msrpm_set((u8 *)msrpm01, MSR_PERFCTR(n), counters, counters);
 	}
 	for (unsigned int n = 0; n < PMU_LEGACY_COUNTERS; n++) {
-		msrpm_set(msrpm01, MSR_LEGACY_PERFEVTSEL(n), true, true);
-		msrpm_set(msrpm01, MSR_LEGACY_PERFCTR(n), counters, counters);
+		msrpm_set((u8 *)msrpm01, MSR_LEGACY_PERFEVTSEL(n), true, true);
+		msrpm_set((u8 *)msrpm01, MSR_LEGACY_PERFCTR(n), counters, counters);
 	}
 }
 
@@ -89,36 +86,6 @@ static ALWAYS_INLINE struct vmcb *vmcb12(const struct vcpu *v)
 	return guest_at(&v->mem, v->nested.vmcb12_gpa);
 }
 
-/* The one time that vmcb12 is read: L1 may change it at any time, and what is checked must be what is used. */
-static ALWAYS_INLINE void copy_vmcb12(struct vcpu *v)
-{
-	const volatile struct vmcb *from = vmcb12(v);
-	struct vmcb_control *c = &v->nested.ctl;
-	struct vmcb_save *s = &v->vmcb02->save;
-
-#define COPY64(to, part, first, last)                                                              \
-	for (size_t i_ = (first) / 8; i_ <= (last) / 8; i_++)                                      \
-	((u64 *)(to))[i_] = ((const volatile u64 *)&from->part)[i_]
-	COPY64(c, control, offsetof(struct vmcb_control, intercepts), 0x010);
-	COPY64(c, control, offsetof(struct vmcb_control, iopm_base_pa), offsetof(struct vmcb_control, int_state));
-	COPY64(c, control, offsetof(struct vmcb_control, np_ctl), offsetof(struct vmcb_control, np_ctl));
-	COPY64(c, control, offsetof(struct vmcb_control, event_inj), offsetof(struct vmcb_control, nested_cr3));
-	COPY64(s, save, offsetof(struct vmcb_save, es), offsetof(struct vmcb_save, fs) - 8);
-	COPY64(s, save, offsetof(struct vmcb_save, gdtr), offsetof(struct vmcb_save, ldtr) - 8);
-	COPY64(s, save, offsetof(struct vmcb_save, idtr), offsetof(struct vmcb_save, tr) - 8);
-	COPY64(s, save, offsetof(struct vmcb_save, cr4), offsetof(struct vmcb_save, rip));
-#undef COPY64
-	s->cpl = from->save.cpl;
-	s->efer = from->save.efer;
-	s->rsp = from->save.rsp;
-	s->s_cet = from->save.s_cet;
-	s->ssp = from->save.ssp;
-	s->isst_addr = from->save.isst_addr;
-	s->rax = from->save.rax;
-	s->cr2 = from->save.cr2;
-	s->g_pat = from->save.g_pat;
-}
-
 /* A permission map that lies in our memory is read the way L1 would read it: our pages are FFh. */
 static NOINLINE u64 iopm_with_hole(struct vcpu *v, u64 gpa)
 {
@@ -137,6 +104,7 @@ static ALWAYS_INLINE void merge_permissions(struct vcpu *v)
 	const struct vmcb_control *ctl = &v->nested.ctl;
 	struct vmcb_control *c = &v->vmcb02->control;
 	u64 iopm = ctl->iopm_base_pa & ~0xfffull, msrpm = ctl->msrpm_base_pa & ~0xfffull;
+	const volatile u64 *from;
 
 	/* L0 intercepts no ports, so the CPU may read L1's map itself */
 	c->iopm_base_pa = iopm;
@@ -147,22 +115,15 @@ static ALWAYS_INLINE void merge_permissions(struct vcpu *v)
 	if (vmcb_intercepts(ctl, INTERCEPT(MSR))) {
 		if (in_hole(v, msrpm, MSRPM_BYTES))
 			vcpu_names_hole(v, msrpm, MSRPM_BYTES, "MSRPM");
-		for (unsigned int i = 0; i < ARRAY_SIZE(merged_chunks); i++)
-			((u64 *)msrpm02)[merged_chunks[i]] =
-				((u64 *)msrpm01)[merged_chunks[i]] |
-				*(u64 *)guest_at(&v->mem, msrpm + merged_chunks[i] * 8);
+		from = guest_at(&v->mem, msrpm);
+#define X(msr) msrpm02[MSRPM_WORD(msr)] = msrpm01[MSRPM_WORD(msr)] | from[MSRPM_WORD(msr)];
+		MERGED_MSRS(X)
+#undef X
 	} else {
-		for (unsigned int i = 0; i < ARRAY_SIZE(merged_chunks); i++)
-			((u64 *)msrpm02)[merged_chunks[i]] = ((u64 *)msrpm01)[merged_chunks[i]];
+#define X(msr) msrpm02[MSRPM_WORD(msr)] = msrpm01[MSRPM_WORD(msr)];
+		MERGED_MSRS(X)
+#undef X
 	}
-}
-
-/* TCG has CR8 writes abort QEMU while V_IRQ is set; elsewhere this exit does no harm. */
-void nested_intercept_cr8(struct vcpu *v)
-{
-	struct vmcb_control *c = &v->vmcb02->control;
-
-	c->intercepts[0] |= c->int_ctl & V_IRQ ? 1u << INTERCEPT_CR_WRITE(8) : 0;
 }
 
 /* ASID, nested tables, and what of the TLB must go. L1's ASIDs are names of its own. */
@@ -208,28 +169,6 @@ static ALWAYS_INLINE void choose_translation(struct vcpu *v)
 	}
 }
 
-static ALWAYS_INLINE void build_vmcb02(struct vcpu *v)
-{
-	const struct vmcb_control *ctl = &v->nested.ctl;
-	struct vmcb_control *c = &v->vmcb02->control;
-	struct vmcb_save *s = &v->vmcb02->save;
-
-	for (unsigned int i = 0; i < ARRAY_SIZE(c->intercepts); i++)
-		c->intercepts[i] = ctl->intercepts[i] | v->l0_intercepts[i];
-	c->tsc_offset = ctl->tsc_offset;
-	c->int_ctl = ctl->int_ctl & (u32)V_BITS_OF_VMCB12;
-	c->int_vector = ctl->int_vector & 0xff;
-	c->int_state = ctl->int_state & INTERRUPT_SHADOW;
-	c->event_inj = ctl->event_inj & ~BITS(30, 12);
-	c->exit_int_info = 0;
-	nested_intercept_cr8(v);
-	merge_permissions(v);
-	choose_translation(v);
-	s->rflags |= RFLAGS_FIXED;
-	/* LMA follows from LME and PG, whatever vmcb12 says (APM2 §15.5.1) */
-	s->efer = (s->efer & ~EFER_LMA) | ((s->efer & EFER_LME) && (s->cr0 & CR0_PG) ? EFER_LMA : 0);
-}
-
 /* What #VMEXIT does to the host, for L1 (APM2 §15.6). */
 static ALWAYS_INLINE void l1_after_vmexit(struct vcpu *v)
 {
@@ -269,7 +208,7 @@ u32 exit_vmrun(struct vcpu *v)
 		return INJECT_GP;
 	v->nested.vmcb12_gpa = gpa;
 	v->limits.l1_paging = v->vmcb01->save.cr0 & CR0_PG;
-	copy_vmcb12(v);
+	merge_read_vmcb12(&v->nested.ctl, &v->vmcb02->save, vmcb12(v));
 	vcpu_skip(v);
 	rule = vmrun_check(&v->nested.ctl, &v->vmcb02->save, &v->limits);
 	if (unlikely(!rule && vmrun_uses_pdptes(&v->nested.ctl, &v->vmcb02->save)))
@@ -277,7 +216,10 @@ u32 exit_vmrun(struct vcpu *v)
 	if (unlikely(rule))
 		return vmrun_refused(v, rule);
 
-	build_vmcb02(v);
+	merge_control(&v->vmcb02->control, &v->nested.ctl, v->l0_intercepts);
+	merge_save(&v->vmcb02->save);
+	merge_permissions(v);
+	choose_translation(v);
 	v->nested.injected_exit = v->exits;
 	vcpu_set_gif(v, true);
 	vcpu_set_host_if(v, v->vmcb01->save.rflags & RFLAGS_IF);
@@ -291,84 +233,32 @@ u32 exit_vmrun(struct vcpu *v)
 	return RESUME;
 }
 
-u64 exit_int_info(const struct vcpu *v)
-{
-	u64 event = v->vmcb->control.exit_int_info;
-	u64 vector = event & EVENT_VECTOR;
-
-	if (likely(!(event & EVENT_V)))
-		return 0;
-	/* TCG calls physical and virtual interrupts and NMIs exceptions; on silicon type 3 has no such vector */
-	if ((event & EVENT_TYPE) == EVENT_TYPE_EXCEPTION && vector == VEC_NMI)
-		return (event & ~EVENT_TYPE) | EVENT_TYPE_NMI;
-	if ((event & EVENT_TYPE) == EVENT_TYPE_EXCEPTION && vector >= 32)
-		return (event & ~EVENT_TYPE) | EVENT_TYPE_INTR;
-	return event;
-}
-
 bool nested_event_is_injected(const struct vcpu *v)
 {
 	return vcpu_in_l2(v) && v->exits == v->nested.injected_exit + 1 &&
 	       !((v->vmcb->control.exit_int_info ^ v->nested.ctl.event_inj) & (EVENT_VECTOR | EVENT_V));
 }
 
-/* Whether L1 wants this exit of L2 (APM2 §15.9 and on). NPF and what only L0 asked for is L0's first. */
 bool nested_wants(struct vcpu *v, u64 code)
 {
 	const struct vmcb_control *ctl = &v->nested.ctl;
 
-	if (unlikely(code >= 0x60 + 96))
-		return false;
-	if (!vmcb_intercepts(ctl, (unsigned int)INTERCEPT_OF_EXIT(code)))
-		return false;
-	if (code != VMEXIT_MSR)
-		return true;
-	return msrpm_intercepts(guest_at(&v->mem, ctl->msrpm_base_pa & ~0xfffull), (u32)v->gpr[GPR_RCX],
-				v->vmcb->control.exit_info_1 & 1);
-}
-
-static ALWAYS_INLINE void write_back(struct vcpu *v, u64 code, u64 info1, u64 info2)
-{
-	const struct vmcb_control *c = &v->vmcb02->control;
-	const struct vmcb_save *s = &v->vmcb02->save;
-	struct vmcb *to = vmcb12(v);
-
-	to->control.exit_code = code;
-	to->control.exit_info_1 = info1;
-	to->control.exit_info_2 = info2;
-	to->control.exit_int_info = exit_int_info(v);
-	to->control.event_inj = 0;
-	to->control.int_ctl = (v->nested.ctl.int_ctl & ~(u32)(V_TPR_MASK | V_IRQ)) |
-			      (c->int_ctl & (u32)(V_TPR_MASK | V_IRQ));
-	to->control.int_state = c->int_state & INTERRUPT_SHADOW;
-	if (v->has_nrips)
-		to->control.next_rip = c->next_rip;
-
-#define COPY64(first, last)                                                                        \
-	for (size_t i_ = (first) / 8; i_ <= (last) / 8; i_++)                                      \
-	((u64 *)&to->save)[i_] = ((const u64 *)s)[i_]
-	COPY64(offsetof(struct vmcb_save, es), offsetof(struct vmcb_save, fs) - 8);
-	COPY64(offsetof(struct vmcb_save, gdtr), offsetof(struct vmcb_save, ldtr) - 8);
-	COPY64(offsetof(struct vmcb_save, idtr), offsetof(struct vmcb_save, tr) - 8);
-	COPY64(offsetof(struct vmcb_save, cr4), offsetof(struct vmcb_save, rip));
-#undef COPY64
-	to->save.cpl = s->cpl;
-	to->save.efer = s->efer;
-	to->save.rsp = s->rsp;
-	to->save.s_cet = s->s_cet;
-	to->save.ssp = s->ssp;
-	to->save.isst_addr = s->isst_addr;
-	to->save.rax = s->rax;
-	to->save.cr2 = s->cr2;
-	if (v->nested.space)
-		to->save.g_pat = s->g_pat;
+	return route_to_l1(ctl, code, guest_at(&v->mem, ctl->msrpm_base_pa & ~0xfffull), (u32)v->gpr[GPR_RCX],
+			   v->vmcb->control.exit_info_1 & 1);
 }
 
 void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2)
 {
+	struct vmcb *to = vmcb12(v);
+
 	if (unlikely(v->special & SPECIAL_HOLE))
 		hole_step_end(v);
-	write_back(v, code, info1, info2);
+	to->control.exit_code = code;
+	to->control.exit_info_1 = info1;
+	to->control.exit_info_2 = info2;
+	if (v->has_nrips)
+		to->control.next_rip = v->vmcb02->control.next_rip;
+	merge_write_back(to, v->vmcb02, v->nested.ctl.int_ctl, v->nested.space);
 	vcpu_clr_special(v, SPECIAL_L2);
 	v->vmcb = v->vmcb01;
 	v->vmcb_hpa = v->vmcb01_hpa;

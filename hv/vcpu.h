@@ -207,11 +207,10 @@ bool svm_bad_vmcb(struct vcpu *v, u64 gpa, const char *what);
 
 /* nested.c */
 void nested_init(struct vcpu *v);
+/* Whether L1 wants this exit of L2. */
 bool nested_wants(struct vcpu *v, u64 code);
+/* #VMEXIT to L1, which goes on behind its VMRUN; the exit may be another than the CPU's. */
 void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2);
-void nested_intercept_cr8(struct vcpu *v);
-/* EXITINTINFO of the exit; types as on silicon. */
-u64 exit_int_info(const struct vcpu *v);
 /* Whether the event in EXITINTINFO is the one that L1 injected, as opposed to one that L2 raised. */
 bool nested_event_is_injected(const struct vcpu *v);
 

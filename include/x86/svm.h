@@ -7,14 +7,13 @@
 
 #include "types.h"
 
-/* One intercept = one bit number in the 192 bits at VMCB 000h..017h (APM2 table B-1).
- * Bits 96.. follow the exit codes: exit code = bit - 96 + 60h; exceptions: bit - 64 + 40h; CR/DR: bit. */
+/* One intercept = one bit number in the 192 bits at VMCB 000h..017h (APM2 table B-1), and that is the number of its exit
+ * code: CR reads and writes, DR reads and writes, exceptions, words 3 to 5. */
 #define INTERCEPT_CR_READ(n) (0 + (n))
 #define INTERCEPT_CR_WRITE(n) (16 + (n))
 #define INTERCEPT_DR_READ(n) (32 + (n))
 #define INTERCEPT_DR_WRITE(n) (48 + (n))
 #define INTERCEPT_EXCEPTION(n) (64 + (n))
-#define INTERCEPT_OF_EXIT(code) ((code) < 0x40 ? (code) : (code) < 0x60 ? (code)-0x40 + 64 : (code)-0x60 + 96)
 #define INTERCEPT_BITS 192
 
 /* Exit codes and their names, once (APM2 appendix C). CR, DR and exception exits are ranges. */
@@ -97,7 +96,7 @@ enum svm_exit {
 #define VMEXIT_INVALID_PMC (-4ull)
 
 /* Intercept bit of an exit in words 3 to 5. */
-#define INTERCEPT(name) INTERCEPT_OF_EXIT(VMEXIT_##name)
+#define INTERCEPT(name) VMEXIT_##name
 
 /* int_ctl, VMCB 060h */
 #define V_TPR_MASK BITS(7, 0)
