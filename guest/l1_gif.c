@@ -372,8 +372,7 @@ static void check_tpr_inside(const void *arg)
 	inside = apic_priority();
 	stgi();
 	write_cr8(0);
-	if (!departs(DEPARTURE_TPR_WHILE_GIF0))
-		CHECK_EQ(inside, 7);
+	CHECK_EQ(inside, 7);
 }
 
 static void check_tpr_mmio(const void *arg)

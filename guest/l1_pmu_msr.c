@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The PMU's registers: both addresses of each counter, 48 bits, reserved bits that read as zero
- * and never fault, RDPMC and its faults, independence of the counters, no PerfMonV2 unless CPUID
- * says so. AMD64 APM vol. 2 §13.2.
+ * and never fault, RDPMC and its faults, independence of the counters, PerfMonV2 if CPUID says so
+ * and only then. AMD64 APM vol. 2 §13.2.
  */
+#include "abi/hypercall.h"
 #include "guest/lib/pmu.h"
 #include "guest/lib/svm.h"
 #include "guest/lib/tap.h"
@@ -115,11 +116,9 @@ static void check_reserved(const void *arg)
 			if (!CHECK_EQ(try_call(write_msr, msr_value), VEC_NONE))
 				continue;
 			read = rdmsr(MSR_PERFEVTSEL(i));
-			if (BIT(bit) & RESERVED_ON_ALL)
-				CHECK_EQ(read, 0);
-			else if (BIT(bit) & EVTSEL_WRITABLE)
+			if (BIT(bit) & EVTSEL_WRITABLE)
 				CHECK_EQ(read, BIT(bit));
-			else if (platform.under_us)
+			else if (BIT(bit) & RESERVED_ON_ALL || platform.under_us)
 				CHECK_EQ(read, 0);
 		}
 	}
@@ -291,16 +290,37 @@ static void check_written_value(const void *arg)
 	pmu_stop_all();
 }
 
-/* ---- PerfMonV2 ---- */
+/* ---- PerfMonV2 (§13.2.1) ---- */
 
-static void check_v2(const void *arg)
+#define ALL_COUNTERS BITS(PMU_COUNTERS - 1, 0)
+
+static bool has_v2(void)
+{
+	return cpuid(CPUID_EXT_MAX).eax >= CPUID_PERFMON_V2 &&
+	       (cpuid(CPUID_PERFMON_V2).eax & CPUID_22_EAX_PERFMON_V2);
+}
+
+static bool v2_or_skip(void)
+{
+	if (!has_v2())
+		tap_skip("CPUID 8000_0022 has no PerfMonV2");
+	return has_v2();
+}
+
+static void v2_reset(void)
+{
+	pmu_stop_all();
+	wrmsr(MSR_PERF_GLOBAL_CTL, ALL_COUNTERS);
+	wrmsr(MSR_PERF_GLOBAL_STATUS_CLR, ALL_COUNTERS);
+}
+
+static void check_v2_absent(const void *arg)
 {
 	const u32 v2[] = {MSR_PERF_GLOBAL_STATUS, MSR_PERF_GLOBAL_CTL, MSR_PERF_GLOBAL_STATUS_CLR,
 			  MSR_PERF_GLOBAL_STATUS_SET};
-	bool has = cpuid(CPUID_EXT_MAX).eax >= CPUID_PERFMON_V2 && cpuid(CPUID_PERFMON_V2).eax & 1;
 
 	(void)arg;
-	if (has) {
+	if (has_v2()) {
 		tap_skip("CPUID 8000_0022 has PerfMonV2");
 		return;
 	}
@@ -314,6 +334,235 @@ static void check_v2(const void *arg)
 		CHECK_EQ(try_call(do_rdmsr, &v2[i]), written);
 		CHECK_EQ(rdpmc_value, 0);
 	}
+}
+
+static void check_v2_cpuid(const void *arg)
+{
+	struct cpuid leaf;
+
+	(void)arg;
+	if (platform.under_us && platform.backend == TALLY_BACKEND_CLOCK)
+		CHECK(has_v2());
+	if (!v2_or_skip())
+		return;
+	leaf = cpuid(CPUID_PERFMON_V2);
+	CHECK_EQ(leaf.ebx & 0xf, PMU_COUNTERS);
+	if (platform.under_us) {
+		/* No LBR stack and no freezing, no counters but those of the core. */
+		CHECK_EQ(leaf.eax, CPUID_22_EAX_PERFMON_V2);
+		CHECK_EQ(leaf.ebx, PMU_COUNTERS);
+		CHECK_EQ(leaf.ecx, 0);
+		CHECK_EQ(leaf.edx, 0);
+	}
+}
+
+/* Before any other test has written GLOBAL_CTL. */
+static void check_v2_registers(const void *arg)
+{
+	(void)arg;
+	if (!v2_or_skip())
+		return;
+	if (platform.under_us) {
+		CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_CTL), ALL_COUNTERS);
+		CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS_CLR), 0);
+		CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS_SET), 0);
+	}
+	/* On silicon, reserved bits of the status are known to stick. */
+	for (u32 bit = 0; bit < (platform.under_us ? 64 : PMU_COUNTERS); bit++) {
+		u64 want = BIT(bit) & ALL_COUNTERS;
+		u64 ctl[] = {MSR_PERF_GLOBAL_CTL, BIT(bit)};
+		u64 set[] = {MSR_PERF_GLOBAL_STATUS_SET, BIT(bit)};
+		u64 clr[] = {MSR_PERF_GLOBAL_STATUS_CLR, BIT(bit)};
+
+		CHECK_EQ(try_call(write_msr, ctl), VEC_NONE);
+		CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_CTL), want);
+		CHECK_EQ(try_call(write_msr, set), VEC_NONE);
+		CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS) & ALL_COUNTERS, want);
+		CHECK_EQ(try_call(write_msr, clr), VEC_NONE);
+		CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS) & ALL_COUNTERS, 0);
+	}
+	v2_reset();
+}
+
+/* All six have EN; without its bit in GLOBAL_CTL one stands still, and only that one. */
+static void check_v2_stops_one(const void *arg)
+{
+	(void)arg;
+	if (!v2_or_skip())
+		return;
+	for (u32 i = 0; i < PMU_COUNTERS; i++)
+		wrmsr(MSR_PERFEVTSEL(i), SEL_INSTRUCTIONS);
+	for (u32 off = 0; off < PMU_COUNTERS; off++) {
+		u64 stopped;
+
+		wrmsr(MSR_PERF_GLOBAL_CTL, ALL_COUNTERS & ~BIT(off));
+		stopped = rdpmc(off);
+		for (u32 i = 0; i < PMU_COUNTERS; i++) {
+			u32 moved = stretch(i);
+
+			if (i == off)
+				CHECK_EQ(moved, 0);
+			else if (platform.exact)
+				CHECK_EQ(moved, STRETCH);
+			else
+				CHECK(moved > 0);
+			CHECK_EQ(rdmsr(MSR_PERFEVTSEL(i)), SEL_INSTRUCTIONS);
+		}
+		CHECK_EQ(rdmsr(MSR_PERFCTR(off)), stopped);
+		wrmsr(MSR_PERF_GLOBAL_CTL, ALL_COUNTERS);
+		CHECK(stretch(off) > 0);
+	}
+	/* And a bit in GLOBAL_CTL starts nothing that has no EN. */
+	wrmsr(MSR_PERFEVTSEL(3), SEL_INSTRUCTIONS & ~EVTSEL_EN);
+	wrmsr(MSR_PERF_GLOBAL_CTL, 0);
+	wrmsr(MSR_PERF_GLOBAL_CTL, ALL_COUNTERS);
+	CHECK_EQ(stretch(3), 0);
+	v2_reset();
+}
+
+/* From a WRMSR to GLOBAL_CTL that starts counters to one that stops them: the first retires before
+ * they count, the second while they count. */
+#define GLOBAL_STRETCH (100 + 1 + 1)
+static void global_stretch(u64 counters)
+{
+	asm volatile("wrmsr\n\t.rept 100\n\tnop\n\t.endr\n\txor %%eax, %%eax\n\twrmsr"
+		     :
+		     : "c"(MSR_PERF_GLOBAL_CTL), "a"((u32)counters), "d"(0)
+		     : "memory");
+}
+
+static void check_v2_starts_together(const void *arg)
+{
+	u64 first;
+
+	(void)arg;
+	if (!v2_or_skip())
+		return;
+	if (platform.backend != TALLY_BACKEND_CLOCK && !platform.exact) {
+		tap_skip("counts are not exact here");
+		return;
+	}
+	wrmsr(MSR_PERF_GLOBAL_CTL, 0);
+	for (u32 i = 0; i < PMU_COUNTERS; i++)
+		wrmsr(MSR_PERFEVTSEL(i), SEL_INSTRUCTIONS);
+	for (u32 i = 0; i < PMU_COUNTERS; i++)
+		CHECK_EQ(rdpmc(i), 0);
+	for (u32 counters = 1; counters <= ALL_COUNTERS; counters++) {
+		for (u32 i = 0; i < PMU_COUNTERS; i++)
+			wrmsr(MSR_PERFCTR(i), 0);
+		global_stretch(counters);
+		first = rdpmc((u32)__builtin_ctz(counters));
+		if (platform.exact)
+			CHECK_EQ(first, GLOBAL_STRETCH);
+		else
+			CHECK(first > 0);
+		for (u32 i = 0; i < PMU_COUNTERS; i++)
+			CHECK_EQ(rdpmc(i), counters & BIT(i) ? first : 0);
+	}
+	v2_reset();
+}
+
+/* A carry out of bit 47 shows in GLOBAL_STATUS, INT or not, until it is cleared there. */
+static void check_v2_overflow(const void *arg)
+{
+	(void)arg;
+	if (!v2_or_skip())
+		return;
+	for (u32 i = 0; i < PMU_COUNTERS; i++) {
+		v2_reset();
+		wrmsr(MSR_PERF_GLOBAL_CTL, 0);
+		wrmsr(MSR_PERFEVTSEL(i), SEL_INSTRUCTIONS);
+		wrmsr(MSR_PERFCTR(i), BIT(48) - 1 - GLOBAL_STRETCH);
+		CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), 0);
+		if (platform.exact) {
+			global_stretch(BIT(i));
+			CHECK_EQ(rdpmc(i), PMU_COUNTER_MASK);
+			CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), 0);
+		}
+		wrmsr(MSR_PERFCTR(i), BIT(48) - 10);
+		global_stretch(BIT(i));
+		if (platform.exact)
+			CHECK_EQ(rdpmc(i), GLOBAL_STRETCH - 10);
+		else
+			CHECK(rdpmc(i) < BIT(47));
+		CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), BIT(i));
+
+		/* Neither reading, nor writing the counter, nor a read-only register clears it. */
+		wrmsr(MSR_PERFCTR(i), 7);
+		wrmsr(MSR_PERFEVTSEL(i), 0);
+		if (platform.under_us) {
+			u64 read_only[] = {MSR_PERF_GLOBAL_STATUS, 0};
+
+			CHECK_EQ(try_call(write_msr, read_only), VEC_NONE);
+			read_only[1] = ALL_COUNTERS;
+			CHECK_EQ(try_call(write_msr, read_only), VEC_NONE);
+		}
+		CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), BIT(i));
+		wrmsr(MSR_PERF_GLOBAL_STATUS_CLR, ALL_COUNTERS & ~BIT(i));
+		CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), BIT(i));
+		wrmsr(MSR_PERF_GLOBAL_STATUS_CLR, BIT(i));
+		CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), 0);
+		CHECK_EQ(rdmsr(MSR_PERFCTR(i)), 7);
+
+		/* Written over before anybody asked. */
+		wrmsr(MSR_PERFCTR(i), BIT(48) - 10);
+		wrmsr(MSR_PERFEVTSEL(i), SEL_INSTRUCTIONS);
+		global_stretch(BIT(i));
+		wrmsr(MSR_PERFCTR(i), 7);
+		CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), BIT(i));
+	}
+	v2_reset();
+}
+
+/* An instruction that a hypervisor carries out overflows a counter as any other does. */
+static void check_v2_overflow_emulated(const void *arg)
+{
+	(void)arg;
+	if (!v2_or_skip())
+		return;
+	if (!platform.exact) {
+		tap_skip("counts are not exact here");
+		return;
+	}
+	wrmsr(MSR_PERFEVTSEL(0), SEL_INSTRUCTIONS);
+	/* The first WRMSR counts on top of its value: that is the overflow. */
+	wrmsr(MSR_PERFCTR(0), PMU_COUNTER_MASK);
+	CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), 1);
+	v2_reset();
+}
+
+/* SET is for who restores a context: it adds, and CLR takes off. */
+static void check_v2_set(const void *arg)
+{
+	(void)arg;
+	if (!v2_or_skip())
+		return;
+	wrmsr(MSR_PERF_GLOBAL_STATUS_SET, 0x21);
+	CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), 0x21);
+	wrmsr(MSR_PERF_GLOBAL_STATUS_SET, 0x0c);
+	CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), 0x2d);
+	if (platform.under_us) {
+		CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS_SET), 0);
+		CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS_CLR), 0);
+	}
+	wrmsr(MSR_PERF_GLOBAL_STATUS_CLR, 0x05);
+	CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), 0x28);
+	wrmsr(MSR_PERF_GLOBAL_STATUS_CLR, ALL_COUNTERS);
+	CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), 0);
+}
+
+static void check_v2_user(const void *arg)
+{
+	(void)arg;
+	if (!v2_or_skip())
+		return;
+	for (u32 msr = MSR_PERF_GLOBAL_STATUS; msr <= MSR_PERF_GLOBAL_STATUS_SET; msr++) {
+		u64 msr_value[] = {msr, 0};
+
+		CHECK_EQ(try_user(do_rdmsr, &msr), VEC_GP);
+		CHECK_EQ(try_user(write_msr, msr_value), VEC_GP);
+	}
+	CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_CTL), ALL_COUNTERS);
 }
 
 static const struct {
@@ -333,7 +582,15 @@ static const struct {
 	{"stopped counters keep their value", check_stopped},
 	{"six counters count alike", check_six},
 	{"WRMSR to a running counter, and to a selector", check_written_value},
-	{"no PerfMonV2 registers without CPUID", check_v2},
+	{"PerfMonV2: CPUID", check_v2_cpuid},
+	{"PerfMonV2: no registers without CPUID", check_v2_absent},
+	{"PerfMonV2: reset values and reserved bits", check_v2_registers},
+	{"PerfMonV2: GLOBAL_CTL stops one counter", check_v2_stops_one},
+	{"PerfMonV2: GLOBAL_CTL starts counters together", check_v2_starts_together},
+	{"PerfMonV2: overflow", check_v2_overflow},
+	{"PerfMonV2: overflow by an emulated instruction", check_v2_overflow_emulated},
+	{"PerfMonV2: STATUS_SET and STATUS_CLR", check_v2_set},
+	{"PerfMonV2: RDMSR and WRMSR at CPL 3", check_v2_user},
 };
 
 void guest_main(void)

@@ -28,6 +28,7 @@ struct exit_entry {
 static const struct exit_entry exits[] = {
 	[VMEXIT_CR_WRITE(8)] = {exit_cr8_write, NO_LENGTH},
 	[VMEXIT_EXCEPTION(VEC_DB)] = {exit_db, NO_LENGTH},
+	[VMEXIT_EXCEPTION(VEC_GP)] = {exit_gp, NO_LENGTH},
 	[VMEXIT_INTR] = {exit_intr, NO_LENGTH},
 	[VMEXIT_NMI] = {exit_nmi, NO_LENGTH},
 	[VMEXIT_RDPMC] = {exit_rdpmc, TWO(0x33)},
@@ -72,8 +73,10 @@ static ALWAYS_INLINE bool is_64bit(const struct vmcb_save *s)
 	return (s->cs.attrib & SEG_ATTR_L) && (s->efer & EFER_LMA);
 }
 
-static enum insn_mode insn_mode_of(const struct vmcb_save *s)
+enum insn_mode vcpu_insn_mode(const struct vcpu *v)
 {
+	const struct vmcb_save *s = &v->vmcb->save;
+
 	if (is_64bit(s))
 		return INSN_64;
 	return s->cs.attrib & SEG_ATTR_DB ? INSN_32 : INSN_16;
@@ -96,7 +99,7 @@ static int insn_decode(struct vcpu *v, struct insn *insn)
 	u8 bytes[INSN_MAX_BYTES];
 	unsigned int n = insn_bytes(v, bytes, sizeof(bytes));
 
-	return insn_length(bytes, n, insn_mode_of(&v->vmcb->save), insn);
+	return insn_length(bytes, n, vcpu_insn_mode(v), insn);
 }
 
 static NOINLINE void locate_decode(struct vcpu *v, const struct exit_entry *e)

@@ -126,6 +126,10 @@ static NOINLINE u32 write_efer(struct vcpu *v, u64 value)
 	if (!vcpu_in_l2(v) && svme != v->svme) {
 		v->svme = svme;
 		v->svme_toggles++;
+		if (svme)
+			vmcb_clr_intercept(&v->vmcb01->control, INTERCEPT_EXCEPTION(VEC_GP));
+		else
+			vmcb_set_intercept(&v->vmcb01->control, INTERCEPT_EXCEPTION(VEC_GP)); /* exit_gp() */
 		pmu_svme_toggle(&v->pmu, svme);
 		pmu_commit(&v->pmu);
 	}
@@ -281,7 +285,10 @@ u32 exit_rdpmc(struct vcpu *v)
 	return ADVANCE;
 }
 
-/* MOV CR8 of L2 while V_IRQ is set: intercepted because QEMU aborts on it (docs/platforms.md). */
+/*
+ * MOV CR8: of L2 while V_IRQ is set, because QEMU aborts on it (docs/platforms.md); of L1 while GIF=0, when the CPU would
+ * write V_TPR only.
+ */
 u32 exit_cr8_write(struct vcpu *v)
 {
 	struct vmcb_control *c = &v->vmcb->control;
@@ -294,7 +301,7 @@ u32 exit_cr8_write(struct vcpu *v)
 	value = insn.rm == GPR_RAX ? v->vmcb->save.rax : insn.rm == GPR_RSP ? v->vmcb->save.rsp : v->gpr[insn.rm];
 	if (value & ~0xfull)
 		return INJECT_GP;
-	if (!(c->int_ctl & V_INTR_MASKING))
+	if (!vcpu_in_l2(v) || !(c->int_ctl & V_INTR_MASKING))
 		cpu_write_cr8(value);
 	c->int_ctl = (c->int_ctl & ~(u32)V_TPR_MASK) | (u32)value;
 	v->next_rip = v->vmcb->save.rip + insn.length;
@@ -413,12 +420,12 @@ void vcpu_set_gif(struct vcpu *v, bool gif)
 	if (gif) {
 		c->int_ctl &= ~(u32)V_INTR_MASKING;
 		vmcb_clr_intercept(c, INTERCEPT(NMI));
-		if ((c->int_ctl & V_TPR_MASK) != v->tpr_at_clgi)
-			cpu_write_cr8(c->int_ctl & V_TPR_MASK);
+		vmcb_clr_intercept(c, INTERCEPT_CR_WRITE(8));
 	} else {
-		v->tpr_at_clgi = (u8)cpu_read_cr8();
-		c->int_ctl = (c->int_ctl & ~(u32)V_TPR_MASK) | v->tpr_at_clgi | (u32)V_INTR_MASKING;
+		/* V_INTR_MASKING makes CR8 V_TPR; exit_cr8_write() keeps it and the APIC's TPR the same */
+		c->int_ctl = (c->int_ctl & ~(u32)V_TPR_MASK) | (u32)cpu_read_cr8() | (u32)V_INTR_MASKING;
 		vmcb_set_intercept(c, INTERCEPT(NMI));
+		vmcb_set_intercept(c, INTERCEPT_CR_WRITE(8));
 		vcpu_set_host_if(v, false);
 	}
 }
@@ -435,6 +442,10 @@ void vcpu_reset_intercepts(struct vcpu *v)
 	c1->clean &= ~(u32)CLEAN_INTERCEPTS;
 	c2->clean &= ~(u32)CLEAN_INTERCEPTS;
 	merge_intercept_cr8(c2);
-	if (!v->gif)
+	if (!v->svme)
+		vmcb_set_intercept(c1, INTERCEPT_EXCEPTION(VEC_GP));
+	if (!v->gif) {
 		vmcb_set_intercept(c1, INTERCEPT(NMI));
+		vmcb_set_intercept(c1, INTERCEPT_CR_WRITE(8));
+	}
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* L1's SVM instructions but for VMRUN (nested.c). APM2 §15.4: #UD with EFER.SVME=0; CPL was checked by the CPU. */
+#include "hv/core/event.h"
+#include "hv/core/insn.h"
+#include "hv/core/merge.h"
 #include "hv/cpu.h"
 #include "hv/log.h"
 #include "hv/vcpu.h"
@@ -83,4 +86,34 @@ u32 exit_invlpga(struct vcpu *v)
 	if (vasid && v->nested.no_npt_vasid == vasid)
 		cpu_invlpga(address, ASID_L2_NO_NPT);
 	return ADVANCE;
+}
+
+/* 0F 01 D8..DF but for VMMCALL, which has neither CPL check nor operand. */
+static bool is_svm_instruction(struct vcpu *v)
+{
+	u8 bytes[INSN_MAX_BYTES];
+	struct insn insn;
+
+	if (insn_length(bytes, insn_bytes(v, bytes, sizeof(bytes)), vcpu_insn_mode(v), &insn))
+		return false;
+	return insn.map == INSN_MAP_0F && insn.opcode == 0x01 && insn.modrm >= 0xd8 && insn.modrm <= 0xdf &&
+	       insn.modrm != 0xd9;
+}
+
+/*
+ * A #GP of L1's while its SVME is 0; intercepted only then. The CPU's own SVME is 1, so it checks CPL and RAX of SVM
+ * instructions, which for L1 do not exist: #UD goes first (APM2 §15.4). Any other #GP goes where it was going.
+ */
+u32 exit_gp(struct vcpu *v)
+{
+	const struct vmcb_control *c = &v->vmcb->control;
+	u64 first = merge_exit_int_info(c->exit_int_info), event;
+
+	if (!first && is_svm_instruction(v))
+		return INJECT_UD;
+	event = event_gp_during(first, (u32)c->exit_info_1);
+	if (!event)
+		vcpu_shutdown(v, "triple-fault");
+	vcpu_set_eventinj(v, event);
+	return RESUME;
 }

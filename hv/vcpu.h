@@ -6,6 +6,7 @@
 #include "abi/handoff.h"
 #include "abi/hypercall.h"
 #include "hv/cpu.h"
+#include "hv/core/insn.h"
 #include "hv/core/shadow.h"
 #include "hv/core/vmrun_check.h"
 #include "hv/core/walk.h"
@@ -98,7 +99,6 @@ struct vcpu {
 	bool halt_intercepted;
 	u8 phys_bits;        /* that L1 sees */
 	bool host_if;        /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
-	u8 tpr_at_clgi;
 	u32 special;         /* SPECIAL_*: why exits do not take the ordinary path */
 	u32 insn_prefixes;   /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
 	u64 next_rip;        /* behind the instruction that exited, where it has a length in the exit table */
@@ -159,6 +159,7 @@ void vcpu_choose_exit(struct vcpu *v);
 const char *exit_name(u64 code);
 /* Instruction bytes at the running guest's CS:RIP. Returns how many could be read. */
 unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n);
+enum insn_mode vcpu_insn_mode(const struct vcpu *v);
 /* The single-step trap. */
 void vcpu_trap(struct vcpu *v);
 NORETURN void vcpu_shutdown(struct vcpu *v, const char *why);
@@ -195,6 +196,7 @@ u32 exit_invlpga(struct vcpu *v);
 u32 exit_vmrun(struct vcpu *v);
 u32 exit_npf(struct vcpu *v);
 u32 exit_db(struct vcpu *v);
+u32 exit_gp(struct vcpu *v);
 u32 exit_nmi(struct vcpu *v);
 u32 exit_intr(struct vcpu *v);
 u32 exit_cr8_write(struct vcpu *v);

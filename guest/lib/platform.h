@@ -53,12 +53,8 @@ void platform_probe(void);
 	X(INVALID_SAVES, TCG_BARE, "a refused VMRUN overwrites the save area of the VMCB")         \
 	X(G_PAT, TCG_BARE, "L2 has no PAT of its own: G_PAT is ignored")                           \
 	X(VM_CR, TCG_BARE, "VM_CR reads 0 and ignores writes")                                     \
-	X(UD_ORDER, OURS,                                                                          \
-	  "with the guest's SVME=0 the CPU's own is 1: its #GP for CPL or RAX "                    \
-	  "comes before the exit that would make it #UD")                                          \
 	X(TPR_WHILE_GIF0, OURS,                                                                    \
-	  "while GIF=0, CR8 and the APIC's TPR register see each other "                           \
-	  "only at STGI")
+	  "while GIF=0, CR8 does not show what is written to the APIC's TPR register")
 
 enum departure {
 #define X(name, scope, text) DEPARTURE_##name,

@@ -108,7 +108,7 @@ void l2_intercept(unsigned int bit)
 
 void l2_catch_events(void)
 {
-	for (unsigned int v = 0; v < ARRAY_SIZE(l2.idt); v++)
+	for (size_t v = 0; v < ARRAY_SIZE(l2.idt); v++)
 		idt_gate_set(&l2.idt[v], l2_event_stubs + v * L2_EVENT_STUB_BYTES, 3);
 	l2.vmcb.save.idtr.base = (u64)l2.idt;
 	l2.vmcb.save.idtr.limit = sizeof(l2.idt) - 1;
@@ -118,7 +118,7 @@ u64 l2_caught(void)
 {
 	u64 offset = l2.vmcb.save.rip - (u64)l2_event_stubs;
 
-	if (l2.vmcb.control.exit_code != VMEXIT_VMMCALL || offset >= 256 * L2_EVENT_STUB_BYTES)
+	if (l2.vmcb.control.exit_code != VMEXIT_VMMCALL || offset >= ARRAY_SIZE(l2.idt) * L2_EVENT_STUB_BYTES)
 		return VEC_NONE;
 	return offset / L2_EVENT_STUB_BYTES;
 }

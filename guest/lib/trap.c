@@ -57,7 +57,7 @@ void idt_gate_set(struct idt_gate *gate, const void *handler, u8 dpl)
 
 void trap_gate(u32 vector, const void *stub)
 {
-	idt_gate_set(&idt[vector], stub ? stub : trap_stubs + vector * TRAP_STUB_BYTES,
+	idt_gate_set(&idt[vector], stub ? stub : trap_stubs + (size_t)vector * TRAP_STUB_BYTES,
 		     vector == VEC_TRY_RETURN ? 3 : 0);
 }
 

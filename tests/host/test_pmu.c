@@ -428,7 +428,7 @@ TEST(pmu_global_ctl_every_value_from_every_value)
 	const u64 en = 0x2f; /* counter 4 has no EN */
 
 	for (u64 old = 0; old < 64; old++) {
-		for (u64 new = 0; new < 64; new++) {
+		for (u64 new = 0; new < 64; new ++) {
 			u64 changed = (old ^ new) & en, calls, writes;
 			struct pmu_recorder recorder = recorder_for(NULL);
 			struct pmu pmu;
@@ -436,7 +436,8 @@ TEST(pmu_global_ctl_every_value_from_every_value)
 			pmu_init(&pmu, &recorder.hw, SVME0_STOP);
 			pmu.has_v2 = true;
 			for (unsigned int idx = 0; idx < 6; idx++)
-				wrmsr(&pmu, EXTENDED_SEL(idx), idx == 4 ? PLAIN & ~NAIVE_EN : PLAIN);
+				wrmsr(&pmu, EXTENDED_SEL(idx),
+				      idx == 4 ? PLAIN & ~NAIVE_EN : PLAIN);
 			wrmsr(&pmu, NAIVE_CTL, old);
 			pmu_commit(&pmu);
 			CHECK_EQ(pmu.enabled_hw, old & en);
@@ -447,11 +448,12 @@ TEST(pmu_global_ctl_every_value_from_every_value)
 			CHECK_EQ(pmu.reprogram_pending, old ^ new);
 			CHECK_EQ(recorder.calls, calls);
 			pmu_commit(&pmu);
-			CHECK_EQ(pmu.enabled_hw, new & en);
+			CHECK_EQ(pmu.enabled_hw, new &en);
 			CHECK_EQ(recorder.calls - calls, changed != 0);
 			CHECK_EQ(recorder.evtsel_writes - writes, __builtin_popcountll(changed));
 			for (unsigned int idx = 0; idx < 6; idx++) {
-				CHECK_EQ(!!(recorder.eventsel[idx] & NAIVE_EN), (new & en) >> idx & 1);
+				CHECK_EQ(!!(recorder.eventsel[idx] & NAIVE_EN),
+					 (new &en) >> idx & 1);
 				CHECK_EQ(rdmsr(&pmu, EXTENDED_SEL(idx)),
 					 idx == 4 ? PLAIN & ~NAIVE_EN : PLAIN);
 			}

@@ -443,7 +443,9 @@ TEST(guest_only_global_status)
 	vmrun(&m);
 	vmexit(&m);
 	CHECK_EQ(m.status, 0);
+	m.accesses = 0;
 	check_status(&m);
+	CHECK_EQ(m.accesses, 1);
 	CHECK_EQ(m.naive.global_status, 0x22);
 	m.accesses = 0;
 	naive_write_global(&m.naive, &m.pmu, NAIVE_SET, 0x08);

@@ -1,0 +1,471 @@
+/* SPDX-License-Identifier: MIT */
+/* The configuration file: every key and message, and any text against a parser written twice. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "boot/config.h"
+#include "test.h"
+
+#define SOURCE "a.cfg"
+#define KEPT 64 /* reports: more than a parse may ever make */
+
+struct reports {
+	struct config_reporter reporter;
+	unsigned int count;
+	char text[KEPT][256];
+};
+
+static void take_report(struct config_reporter *reporter, const char *text)
+{
+	struct reports *r = (struct reports *)reporter;
+
+	CHECK(!strchr(text, '\n'));
+	CHECK(!strncmp(text, SOURCE ":", sizeof(SOURCE)));
+	CHECK(strlen(text) < sizeof(r->text[0]));
+	CHECK(r->count < KEPT);
+	snprintf(r->text[r->count++ % KEPT], sizeof(r->text[0]), "%s", text);
+}
+
+/* Not more than the bytes may be read: they are the whole of an allocation, without a NUL. */
+static int parse_bytes(struct boot_config *config, struct reports *r, const char *text,
+		       size_t bytes)
+{
+	char *copy = malloc(bytes ? bytes : 1);
+	int problems;
+
+	*r = (struct reports){.reporter = {take_report}};
+	memcpy(copy, text, bytes);
+	problems = config_parse(config, SOURCE, copy, bytes, &r->reporter);
+	free(copy);
+	return problems;
+}
+
+static int parse(struct boot_config *config, struct reports *r, const char *text)
+{
+	return parse_bytes(config, r, text, strlen(text));
+}
+
+static bool same(const struct boot_config *a, const struct boot_config *b)
+{
+	return a->core.log == b->core.log && a->core.svme0 == b->core.svme0 &&
+	       a->core.pmu == b->core.pmu && a->smp_ignore == b->smp_ignore &&
+	       !strcmp(a->next, b->next);
+}
+
+static bool is_default(const struct boot_config *config)
+{
+	struct boot_config plain;
+
+	config_default(&plain);
+	return same(config, &plain);
+}
+
+static void check_one_report(const char *text, const char *message)
+{
+	struct boot_config config;
+	struct reports r;
+
+	config_default(&config);
+	CHECK_EQ(parse(&config, &r, text), 1);
+	CHECK_EQ(r.count, 1);
+	if (strcmp(r.text[0], message) != 0)
+		test_fail(__FILE__, __LINE__, "got \"%s\", want \"%s\"", r.text[0], message);
+	CHECK(is_default(&config));
+}
+
+/* The values by number, and each key's choices in a row: the order of abi/handoff.h. */
+static const char *const choices[][5] = {
+	{"ring", "com1", "com2", "debugcon", NULL},
+	{"stop", "count", NULL},
+	{"auto", "guest-only", "clock", "off", NULL},
+	{"refuse", "ignore", NULL},
+};
+static const char *const keys[] = {"log", "svme0", "pmu", "smp"};
+
+static void set_value(struct boot_config *config, unsigned int key, u32 value)
+{
+	switch (key) {
+	case 0:
+		config->core.log = value;
+		break;
+	case 1:
+		config->core.svme0 = value;
+		break;
+	case 2:
+		config->core.pmu = value;
+		break;
+	default:
+		config->smp_ignore = value;
+	}
+}
+
+TEST(config_default_values)
+{
+	struct boot_config config;
+
+	memset(&config, 0xff, sizeof(config));
+	config_default(&config);
+	CHECK_EQ(config.core.log, LOG_RING);
+	CHECK_EQ(config.core.svme0, SVME0_STOP);
+	CHECK_EQ(config.core.pmu, PMU_AUTO);
+	CHECK(!config.smp_ignore);
+	CHECK(!*config.next);
+}
+
+/* Each value of each key, alone and after each other value of it: the later one holds, and no other
+ * key changes. */
+TEST(config_every_key_and_value)
+{
+	for (unsigned int key = 0; key < ARRAY_SIZE(keys); key++) {
+		for (u32 old = 0; choices[key][old]; old++) {
+			for (u32 new = 0; choices[key][new]; new ++) {
+				struct boot_config config, want;
+				struct reports r;
+				char text[100];
+
+				config_default(&config);
+				config_default(&want);
+				set_value(&want, key, old);
+				snprintf(text, sizeof(text), "%s=%s", keys[key], choices[key][old]);
+				CHECK_EQ(parse(&config, &r, text), 0);
+				CHECK(same(&config, &want));
+
+				set_value(&want, key, new);
+				snprintf(text, sizeof(text), "%s=%s\n%s=%s\n", keys[key],
+					 choices[key][old], keys[key], choices[key][new]);
+				CHECK_EQ(parse(&config, &r, text), 0);
+				CHECK_EQ(r.count, 0);
+				CHECK(same(&config, &want));
+			}
+		}
+	}
+}
+
+TEST(config_lines)
+{
+	static const char *const same_text[] = {
+		"svme0=count\nnext=\\a b\\c.efi",
+		"svme0=count\r\nnext=\\a b\\c.efi\r\n",
+		"\n \t\r\n# a = b\n\t# svme0=stop\n#\n  svme0=count \t\n\tnext=/a b/c.efi \r\n\n",
+		"next=x\nnext=\nnext=/a b\\c.efi\nsvme0=stop\nsvme0=count\r",
+	};
+	struct boot_config config;
+	struct reports r;
+
+	for (size_t i = 0; i < ARRAY_SIZE(same_text); i++) {
+		config_default(&config);
+		CHECK_EQ(parse(&config, &r, same_text[i]), 0);
+		CHECK_EQ(r.count, 0);
+		CHECK_EQ(config.core.svme0, SVME0_COUNT);
+		CHECK(!strcmp(config.next, "\\a b\\c.efi"));
+		config.core.svme0 = SVME0_STOP;
+		config.next[0] = 0;
+		CHECK(is_default(&config));
+	}
+	CHECK_EQ(parse(&config, &r, ""), 0);
+	CHECK_EQ(parse(&config, &r, "#"), 0);
+	CHECK_EQ(parse(&config, &r, "\n"), 0);
+	CHECK_EQ(r.count, 0);
+	CHECK(is_default(&config));
+}
+
+TEST(config_messages)
+{
+	check_one_report("log=com3", SOURCE ":1: log=com3 is not known, it stays as it was; "
+					    "possible: ring com1 com2 debugcon");
+	check_one_report("\n\nsvme0=", SOURCE ":3: svme0= is not known, it stays as it was; "
+					      "possible: stop count");
+	check_one_report("pmu=clockwork", SOURCE ":1: pmu=clockwork is not known, it stays as it "
+						 "was; possible: auto guest-only clock off");
+	check_one_report("smp=refus", SOURCE ":1: smp=refus is not known, it stays as it was; "
+					     "possible: refuse ignore");
+	check_one_report("pmu= clock", SOURCE ":1: pmu= clock is not known, it stays as it was; "
+					      "possible: auto guest-only clock off");
+	check_one_report("pmu=123456789012345678901234567890",
+			 SOURCE ":1: pmu=123456789012345678901234 is not known, it stays as it "
+				"was; possible: auto guest-only clock off");
+	check_one_report("PMU=clock",
+			 SOURCE ":1: unknown key 'PMU', ignored; known: log svme0 pmu smp next");
+	check_one_report("pmu =clock",
+			 SOURCE ":1: unknown key 'pmu ', ignored; known: log svme0 pmu smp next");
+	check_one_report("=", SOURCE ":1: unknown key '', ignored; known: log svme0 pmu smp next");
+	check_one_report("123456789012345678901234567890=1",
+			 SOURCE ":1: unknown key '123456789012345678901234', ignored; known: log "
+				"svme0 pmu smp next");
+	check_one_report("# one\r\n  off \r\n",
+			 SOURCE ":2: 'off' is not of the form key=value, ignored");
+	check_one_report("123456789012345678901234567890", SOURCE
+			 ":1: '123456789012345678901234' is not of the form key=value, ignored");
+}
+
+/* A bad value leaves what was set before. */
+TEST(config_bad_value_keeps)
+{
+	struct boot_config config;
+	struct reports r;
+
+	config_default(&config);
+	CHECK_EQ(parse(&config, &r, "pmu=off\nsmp=ignore\nnext=a\npmu=on\nsmp=maybe\nx\n"), 3);
+	CHECK_EQ(r.count, 3);
+	CHECK_EQ(config.core.pmu, PMU_OFF);
+	CHECK(config.smp_ignore);
+	CHECK(!strcmp(config.next, "a"));
+}
+
+TEST(config_many_problems)
+{
+	for (unsigned int n = 1; n < 40; n++) {
+		char text[40 * 8] = "", summary[100];
+		struct boot_config config;
+		struct reports r;
+
+		for (unsigned int i = 0; i < n; i++)
+			snprintf(text + strlen(text), sizeof(text) - strlen(text), "pmu=%u\n", i);
+		strcat(text, "svme0=count"); /* what is right counts, however late */
+		config_default(&config);
+		CHECK_EQ(parse(&config, &r, text), n);
+		CHECK_EQ(r.count, n <= 4 ? n : 5);
+		for (unsigned int i = 0; i < n && i < 4; i++) {
+			snprintf(summary, sizeof(summary), SOURCE ":%u: pmu=%u ", i + 1, i);
+			CHECK(!strncmp(r.text[i], summary, strlen(summary)));
+		}
+		snprintf(summary, sizeof(summary), SOURCE ": and %u more problem", n - 4);
+		if (n > 4)
+			CHECK(!strncmp(r.text[4], summary, strlen(summary)));
+		CHECK_EQ(config.core.svme0, SVME0_COUNT);
+		CHECK_EQ(config.core.pmu, PMU_AUTO);
+	}
+}
+
+TEST(config_next_length)
+{
+	for (size_t n = 250; n < 260; n++) {
+		struct boot_config config;
+		struct reports r;
+		char text[300] = "next=old\nnext=";
+		size_t start = strlen(text);
+
+		memset(text + start, '/', n);
+		config_default(&config);
+		CHECK_EQ(parse(&config, &r, text), n > 255);
+		if (n > 255) {
+			CHECK(!strcmp(r.text[0], SOURCE ":2: the path of next= is over 255 "
+							"characters, ignored"));
+			CHECK(!strcmp(config.next, "old"));
+		} else {
+			CHECK_EQ(strlen(config.next), n);
+			CHECK_EQ(strspn(config.next, "\\"), n);
+		}
+	}
+}
+
+/* One byte that is no text, anywhere: nothing of the whole is taken, and that is one message. */
+TEST(config_not_text)
+{
+	static const char good[] = "svme0=count\nnext=a\n";
+	struct boot_config config;
+	struct reports r;
+
+	for (unsigned int byte = 0; byte < 256; byte++) {
+		bool text = (byte >= 0x20 && byte < 0x7f) || byte == '\n' || byte == '\r' ||
+			    byte == '\t';
+
+		for (size_t at = 0; at < sizeof(good) && !text; at++) {
+			char bytes[sizeof(good)];
+
+			memcpy(bytes, good, sizeof(good) - 1);
+			memmove(bytes + at + 1, bytes + at, sizeof(good) - 1 - at);
+			bytes[at] = (char)byte;
+			config_default(&config);
+			CHECK_EQ(parse_bytes(&config, &r, bytes, sizeof(bytes)), 1);
+			CHECK_EQ(r.count, 1);
+			CHECK(!strcmp(r.text[0], SOURCE ": is not plain ASCII text, ignored as a "
+							"whole; defaults apply"));
+			CHECK(is_default(&config));
+		}
+		if (text) {
+			char bytes[] = {'#', (char)byte};
+
+			CHECK_EQ(parse_bytes(&config, &r, bytes, 2), 0);
+		}
+	}
+}
+
+TEST(config_size)
+{
+	char *text = malloc(65537);
+	struct boot_config config;
+	struct reports r;
+
+	memset(text, ' ', 65537);
+	memcpy(text + 65536 - 7, "pmu=off", 7);
+	config_default(&config);
+	CHECK_EQ(parse_bytes(&config, &r, text, 65537), 1);
+	CHECK_EQ(r.count, 1);
+	CHECK(!strcmp(r.text[0], SOURCE ": is over 64 KiB, ignored as a whole; defaults apply"));
+	CHECK(is_default(&config));
+	CHECK_EQ(parse_bytes(&config, &r, text, 65536), 0);
+	CHECK_EQ(config.core.pmu, PMU_OFF);
+
+	/* The most lines, and the most problems, that there can be. */
+	memset(text, '\n', 65536);
+	CHECK_EQ(parse_bytes(&config, &r, text, 65536), 0);
+	for (size_t i = 0; i < 65536; i += 2)
+		text[i] = '=';
+	CHECK_EQ(parse_bytes(&config, &r, text, 65536), 32768);
+	CHECK_EQ(r.count, 5);
+	CHECK(!strncmp(r.text[4], SOURCE ": and 32764 more", strlen(SOURCE ": and 32764 more")));
+	free(text);
+}
+
+TEST(config_random_bytes)
+{
+	char *text = malloc(65536);
+
+	for (unsigned int seed = 0; seed < 32; seed++) {
+		struct boot_config config;
+		struct reports r;
+
+		test_seed(seed);
+		for (size_t i = 0; i < 65536; i++)
+			text[i] = (char)(seed & 1 ? ' ' + test_below(95) : test_random());
+		config_default(&config);
+		CHECK_EQ(parse_bytes(&config, &r, text, 65536), 1);
+		CHECK_EQ(r.count, 1);
+		CHECK(is_default(&config));
+	}
+	free(text);
+}
+
+/* ---- the same again, with strings ---- */
+
+static int naive_line(struct boot_config *config, char *line)
+{
+	size_t n = strlen(line);
+	char *value;
+
+	while (n && strchr(" \t\r", line[n - 1]))
+		line[--n] = 0;
+	line += strspn(line, " \t\r");
+	if (!*line || *line == '#')
+		return 0;
+	value = strchr(line, '=');
+	if (!value)
+		return 1;
+	*value++ = 0;
+	if (!strcmp(line, "next")) {
+		if (strlen(value) > 255)
+			return 1;
+		strcpy(config->next, value);
+		for (char *c = config->next; *c; c++)
+			if (*c == '/')
+				*c = '\\';
+		return 0;
+	}
+	for (unsigned int key = 0; key < ARRAY_SIZE(keys); key++) {
+		for (u32 i = 0; !strcmp(line, keys[key]) && choices[key][i]; i++) {
+			if (!strcmp(value, choices[key][i])) {
+				set_value(config, key, i);
+				return 0;
+			}
+		}
+	}
+	return 1;
+}
+
+static int naive_parse(struct boot_config *config, const char *text, size_t bytes)
+{
+	char copy[8192];
+	int problems = 0;
+
+	for (size_t i = 0; i < bytes; i++)
+		if (!strchr("\t\n\r", text[i]) && (text[i] < ' ' || text[i] > '~'))
+			return 1;
+	if (memchr(text, 0, bytes))
+		return 1;
+	memcpy(copy, text, bytes);
+	copy[bytes] = 0;
+	for (char *line = copy, *end; line; line = end) {
+		end = strchr(line, '\n');
+		if (end)
+			*end++ = 0;
+		problems += naive_line(config, line);
+	}
+	return problems;
+}
+
+TEST(config_random_texts)
+{
+	static const char *const fragments[] = {
+		"log",
+		"svme0",
+		"pmu",
+		"smp",
+		"next",
+		"=",
+		"=",
+		"=",
+		"=",
+		"ring",
+		"com1",
+		"com2",
+		"off",
+		"count",
+		"stop",
+		"auto",
+		"\n",
+		"\n",
+		"\n",
+		"\r\n",
+		" ",
+		"\t",
+		"#",
+		"debugcon",
+		"/",
+		"\\",
+		"x",
+		"log=",
+		"pmu=",
+		"smp=",
+		"svme0=",
+		"next=/",
+		"guest-only",
+		"clock",
+		"smp=ignore\n",
+		"refuse",
+		"ignore",
+		"pmu=off\n",
+		"next=EFI/debian/grubx64.efi\r\n",
+		"",
+	};
+
+	for (unsigned int i = 0; i < 100000; i++) {
+		struct boot_config config, want;
+		size_t bytes = 0, n = test_below(24);
+		char text[8192];
+		struct reports r;
+		int problems;
+
+		while (n--) {
+			const char *fragment = fragments[test_below(ARRAY_SIZE(fragments))];
+			size_t length = strlen(fragment);
+
+			memcpy(text + bytes, fragment, length);
+			bytes += length;
+			if (test_below(100) == 0) { /* a long word, about as long as next= takes */
+				length = 240 + test_below(30);
+				memset(text + bytes, 'y', length);
+				bytes += length;
+			}
+		}
+		if (bytes && test_below(50) == 0)
+			text[test_below(bytes)] = (char)test_random();
+		config_default(&config);
+		config_default(&want);
+		problems = parse_bytes(&config, &r, text, bytes);
+		CHECK_EQ(problems, naive_parse(&want, text, bytes));
+		CHECK_EQ(r.count, problems <= 4 ? problems : 5);
+		CHECK(same(&config, &want));
+	}
+}
