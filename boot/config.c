@@ -201,7 +201,7 @@ int config_parse(struct boot_config *config, const char *source, const char *tex
 		begin(&p, 0);
 		put_text(&p, "and ");
 		put_number(&p, (unsigned int)(p.problems - LISTED_PROBLEMS));
-		put_text(&p, " more problems");
+		put_text(&p, p.problems == LISTED_PROBLEMS + 1 ? " more problem" : " more problems");
 		reporter->report(reporter, p.text);
 	}
 	return p.problems;

@@ -31,6 +31,7 @@ static const struct exit_entry exits[] = {
 	[VMEXIT_EXCEPTION(VEC_GP)] = {exit_gp, NO_LENGTH},
 	[VMEXIT_INTR] = {exit_intr, NO_LENGTH},
 	[VMEXIT_NMI] = {exit_nmi, NO_LENGTH},
+	[VMEXIT_VINTR] = {exit_intr, NO_LENGTH},
 	[VMEXIT_RDPMC] = {exit_rdpmc, TWO(0x33)},
 	[VMEXIT_CPUID] = {exit_cpuid, TWO(0xa2)},
 	[VMEXIT_HLT] = {exit_halt, ONE(0xf4)},

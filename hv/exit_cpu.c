@@ -296,7 +296,7 @@ u32 exit_cr8_write(struct vcpu *v)
 	struct insn insn;
 	u64 value;
 
-	if (insn_length(bytes, insn_bytes(v, bytes, sizeof(bytes)), INSN_64, &insn) || insn.opcode != 0x22)
+	if (insn_length(bytes, insn_bytes(v, bytes, sizeof(bytes)), vcpu_insn_mode(v), &insn) || insn.opcode != 0x22)
 		vcpu_shutdown(v, "undecodable-MOV-CR8");
 	value = insn.rm == GPR_RAX ? v->vmcb->save.rax : insn.rm == GPR_RSP ? v->vmcb->save.rsp : v->gpr[insn.rm];
 	if (value & ~0xfull)
@@ -385,7 +385,7 @@ u32 exit_halt(struct vcpu *v)
 
 u32 exit_intr(struct vcpu *v)
 {
-	(void)v; /* it ended a HLT; pending, and no longer intercepted */
+	(void)v; /* INTR or VINTR; it ended a HLT, is pending, and no longer intercepted */
 	return RESUME;
 }
 

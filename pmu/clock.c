@@ -63,10 +63,23 @@ static u64 clock_read_ctr(struct pmu_hw *hw, unsigned int idx)
 	return ticks >> unit_shift(clock, idx);
 }
 
+/* Counts are kept in 64 bits, so a carry is seen whenever somebody asks: when the guest does, and
+ * before a new value covers it. */
+static void take_carry(struct pmu_clock *clock, unsigned int idx)
+{
+	u64 carry = clock_read_ctr(&clock->hw, idx) & ~PMU_COUNTER_MASK;
+
+	if (!carry)
+		return;
+	clock->overflows |= BIT(idx);
+	clock->ticks[idx] -= carry << unit_shift(clock, idx);
+}
+
 static void clock_write_ctr(struct pmu_hw *hw, unsigned int idx, u64 value)
 {
 	struct pmu_clock *clock = to_clock(hw);
 
+	take_carry(clock, idx);
 	clock->ticks[idx] = (value << unit_shift(clock, idx)) - shared_ticks(clock, idx);
 }
 
@@ -148,19 +161,15 @@ static void clock_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eventsel
 	clock->ticks[idx] = ticks;
 }
 
-/* Counts are kept in 64 bits, so a carry is seen whenever somebody asks. */
 static u64 clock_take_overflows(struct pmu_hw *hw)
 {
-	u64 overflows = 0;
+	struct pmu_clock *clock = to_clock(hw);
+	u64 overflows;
 
-	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++) {
-		u64 count = clock_read_ctr(hw, idx);
-
-		if (count <= PMU_COUNTER_MASK)
-			continue;
-		overflows |= BIT(idx);
-		clock_write_ctr(hw, idx, count & PMU_COUNTER_MASK);
-	}
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
+		take_carry(clock, idx);
+	overflows = clock->overflows;
+	clock->overflows = 0;
 	return overflows;
 }
 

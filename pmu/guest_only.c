@@ -29,10 +29,13 @@ void pmu_guest_only_correct(struct pmu_guest_only *backend, u64 owed, u64 entere
 		if (backend->ticked & BIT(idx))
 			correction -= passing(eventsel, entered);
 		if (correction) {
-			u64 value = backend->rdmsr(backend, MSR_PERFCTR(idx));
+			u64 value = backend->rdmsr(backend, MSR_PERFCTR(idx)) & PMU_COUNTER_MASK;
+			u64 sum = value + correction;
 
-			backend->wrmsr(backend, MSR_PERFCTR(idx),
-				       (value + correction) & PMU_COUNTER_MASK);
+			/* A carry; below 0, all the upper bits are set. */
+			if (sum >> PMU_COUNTER_BITS == 1)
+				backend->overflows |= BIT(idx);
+			backend->wrmsr(backend, MSR_PERFCTR(idx), sum & PMU_COUNTER_MASK);
 		}
 	}
 }
@@ -119,10 +122,12 @@ static void guest_only_write_ctr(struct pmu_hw *hw, unsigned int idx, u64 value)
 static u64 guest_only_take_overflows(struct pmu_hw *hw)
 {
 	struct pmu_guest_only *backend = to_guest_only(hw);
-	u64 overflows = backend->rdmsr(backend, MSR_PERF_GLOBAL_STATUS) & BITS(PMU_COUNTERS - 1, 0);
+	u64 status = backend->rdmsr(backend, MSR_PERF_GLOBAL_STATUS) & BITS(PMU_COUNTERS - 1, 0);
+	u64 overflows = backend->overflows | status;
 
-	if (overflows)
-		backend->wrmsr(backend, MSR_PERF_GLOBAL_STATUS_CLR, overflows);
+	backend->overflows = 0;
+	if (status)
+		backend->wrmsr(backend, MSR_PERF_GLOBAL_STATUS_CLR, status);
 	return overflows;
 }
 

@@ -10,9 +10,9 @@
  * to L1; any branch counter) the counters concerned are corrected before VMRUN. Nothing races with
  * that: outside the guest they stand still.
  *
- * A limit, where overflow matters: a correction is a register write and raises no overflow by
- * itself. One that takes 1 off a counter holding 0 makes the VMRUN after it carry out of bit 47,
- * which the hardware takes for an overflow.
+ * A limit, where overflow matters: a correction is a register write and raises no interrupt, only
+ * the status bit. One that takes 1 off a counter holding 0 makes the VMRUN after it carry out of
+ * bit 47, which the hardware takes for an overflow.
  */
 #ifndef TALLY_PMU_GUEST_ONLY_H
 #define TALLY_PMU_GUEST_ONLY_H
@@ -31,6 +31,8 @@ struct pmu_guest_only {
 	u64 (*rdmsr)(struct pmu_guest_only *backend, u32 msr);
 	void (*wrmsr)(struct pmu_guest_only *backend, u32 msr, u64 value);
 	struct pmu_vmrun_ticks tick;
+
+	u64 overflows; /* counters that a correction made carry, for take_overflows() */
 
 	u64 owed; /* instructions emulated since the last VMRUN: one PMU_AT_CPL() each */
 

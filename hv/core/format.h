@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A small snprintf for log lines: %s %c %d %u %x %ld %lu %lx %%, with a width and leading zeros. */
+/* A small snprintf for log lines: %s %c %d %u %x %ld %lu %lx %%, numbers with a width and
+ * leading zeros (put before a minus sign). */
 #ifndef TALLY_CORE_FORMAT_H
 #define TALLY_CORE_FORMAT_H
 
