@@ -59,15 +59,24 @@ static void cpuid_extended(const struct vcpu *v, u32 leaf, struct cpuid_leaf *l)
 	}
 }
 
-static NOINLINE void cpuid_other(const struct vcpu *v, u32 leaf, u32 subleaf, struct cpuid_leaf *l)
+static NOINLINE u32 exit_cpuid_other(struct vcpu *v)
 {
+	struct vmcb_save *s = &v->vmcb->save;
+	u32 leaf = (u32)s->rax;
+	struct cpuid_leaf l;
+
 	if (leaf >= CPUID_HYPERVISOR && leaf <= CPUID_HYPERVISOR_LAST) {
-		cpuid_own(v, leaf, l);
-		return;
+		cpuid_own(v, leaf, &l);
+	} else {
+		l = cpu_cpuid(leaf, (u32)v->gpr[GPR_RCX]);
+		if (leaf >= CPUID_EXT_MAX)
+			cpuid_extended(v, leaf, &l);
 	}
-	*l = cpu_cpuid(leaf, subleaf);
-	if (leaf >= CPUID_EXT_MAX)
-		cpuid_extended(v, leaf, l);
+	s->rax = l.eax;
+	v->gpr[GPR_RBX] = l.ebx;
+	v->gpr[GPR_RCX] = l.ecx;
+	v->gpr[GPR_RDX] = l.edx;
+	return ADVANCE;
 }
 
 u32 exit_cpuid(struct vcpu *v)
@@ -76,23 +85,15 @@ u32 exit_cpuid(struct vcpu *v)
 	u64 rax = (u32)s->rax, rbx, rcx = (u32)v->gpr[GPR_RCX], rdx;
 	u32 leaf = (u32)rax, subleaf = (u32)rcx;
 
-	if (unlikely(leaf > 7)) {
-		struct cpuid_leaf l;
-
-		cpuid_other(v, leaf, subleaf, &l);
-		rax = l.eax;
-		rbx = l.ebx;
-		rcx = l.ecx;
-		rdx = l.edx;
-	} else {
-		cpu_cpuid64(&rax, &rbx, &rcx, &rdx);
-		/* OSXSAVE and OSPKE show CR4 of whoever executes CPUID */
-		if (leaf == CPUID_FEATURES)
-			rcx = (rcx & ~CPUID_1_ECX_OSXSAVE) | CPUID_1_ECX_HYPERVISOR |
-			      (s->cr4 & CR4_OSXSAVE ? CPUID_1_ECX_OSXSAVE : 0);
-		else if (leaf == 7 && !subleaf)
-			rcx = (rcx & ~CPUID_7_ECX_OSPKE) | (s->cr4 & CR4_PKE ? CPUID_7_ECX_OSPKE : 0);
-	}
+	if (unlikely(leaf > 7))
+		return exit_cpuid_other(v);
+	cpu_cpuid64(&rax, &rbx, &rcx, &rdx);
+	/* OSXSAVE and OSPKE show CR4 of whoever executes CPUID */
+	if (leaf == CPUID_FEATURES)
+		rcx = (rcx & ~CPUID_1_ECX_OSXSAVE) | CPUID_1_ECX_HYPERVISOR |
+		      (s->cr4 & CR4_OSXSAVE ? CPUID_1_ECX_OSXSAVE : 0);
+	else if (leaf == 7 && !subleaf)
+		rcx = (rcx & ~CPUID_7_ECX_OSPKE) | (s->cr4 & CR4_PKE ? CPUID_7_ECX_OSPKE : 0);
 	s->rax = rax;
 	v->gpr[GPR_RBX] = rbx;
 	v->gpr[GPR_RCX] = rcx;

@@ -32,7 +32,7 @@ need() {
 	type -P "$1" >/dev/null || { echo "$1 is missing: tools/setup check"; exit 1; }
 }
 
-# files [PATTERN...]: the project's files that git knows or would add, and that exist. Fails if none.
+# files PATTERN...: the project's files that git knows or would add, and that exist. Fails if none.
 files() {
 	local all file found=0
 	all=$(git ls-files --cached --others --exclude-standard -- "$@")
@@ -47,13 +47,13 @@ files() {
 # scripts: the files above that are shell scripts, run or sourced.
 scripts() {
 	local list file first
-	list=$(files)
+	list=$(files .)
 	while IFS= read -r file; do
-		IFS= read -r first <"$file" || true
+		IFS= read -r first <"$file" 2>/dev/null || true
 		case $file,$first in
 		*.sh,* | *,'#!'*sh) echo "$file" ;;
 		esac
-	done <<<"$list" 2>/dev/null
+	done <<<"$list"
 }
 
 # object_dir CC: where `build` puts what that compiler makes.
@@ -70,7 +70,7 @@ build() {
 		[[ $output == *[Ww]'arning: '* ]]; then
 		# or the next run would find everything built, and no warning
 		rm -rf "$dir"
-		output=$(grep -vE '^  (CC|ASM|LD|EFI) ' <<<"$output" || true)
+		output=$(grep -vE '^  (CC|ASM|LD|EFI) |is up to date' <<<"$output" || true)
 		echo "CC=$cc:"
 		echo "$output"
 		return 1
@@ -78,7 +78,8 @@ build() {
 }
 
 # disassemble FILE...: one line per instruction, "file:line (function) <tab> instruction", without
-# its prefixes. Padding is left out: it has prefixes of its own.
+# its prefixes. Left out are padding, which has prefixes of its own, and what is in front of the
+# first function ("function-0x40"): data that linker.ld put there.
 disassemble() {
 	objdump -d -l -w --no-show-raw-insn "$@" | awk -v top="$PWD/" '
 		/^[0-9a-f]+ <.*>:$/ {
@@ -101,7 +102,7 @@ disassemble() {
 			sub(/^ +[0-9a-f]+:\t/, "")
 			while ($1 ~ /^(lock|rep|repn?z|data16|addr32|[cdefgs]s|notrack|bnd|rex.*)$/ && NF > 1)
 				sub(/^[^ ]+ +/, "")
-			if ($1 !~ /^nop/)
+			if ($1 !~ /^nop/ && name !~ /-0x/)
 				print place " (" name ")\t" $0
 		}'
 }
