@@ -8,11 +8,18 @@ struct choice {
 	u32 value;
 };
 
-static const struct choice log_choices[] = {
-	{"ring", LOG_RING}, {"com1", LOG_COM1}, {"com2", LOG_COM2}, {"debugcon", LOG_DEBUGCON}, {NULL, 0}};
-static const struct choice svme0_choices[] = {{"stop", SVME0_STOP}, {"count", SVME0_COUNT}, {NULL, 0}};
-static const struct choice pmu_choices[] = {
-	{"auto", PMU_AUTO}, {"guest-only", PMU_GUEST_ONLY}, {"clock", PMU_CLOCK}, {"off", PMU_OFF}, {NULL, 0}};
+static const struct choice log_choices[] = {{"ring", LOG_RING},
+					    {"com1", LOG_COM1},
+					    {"com2", LOG_COM2},
+					    {"debugcon", LOG_DEBUGCON},
+					    {NULL, 0}};
+static const struct choice svme0_choices[] = {
+	{"stop", SVME0_STOP}, {"count", SVME0_COUNT}, {NULL, 0}};
+static const struct choice pmu_choices[] = {{"auto", PMU_AUTO},
+					    {"guest-only", PMU_GUEST_ONLY},
+					    {"clock", PMU_CLOCK},
+					    {"off", PMU_OFF},
+					    {NULL, 0}};
 static const struct choice smp_choices[] = {{"refuse", 0}, {"ignore", 1}, {NULL, 0}};
 
 struct parser {
@@ -90,7 +97,8 @@ static void bad_value(struct parser *p, unsigned int line, const char *key, size
 }
 
 /* One `key=value` without surrounding blanks. */
-static void setting(struct parser *p, struct boot_config *config, unsigned int line, const char *s, size_t n)
+static void setting(struct parser *p, struct boot_config *config, unsigned int line, const char *s,
+		    size_t n)
 {
 	u32 smp = config->smp_ignore;
 	const struct {
@@ -154,7 +162,8 @@ static void setting(struct parser *p, struct boot_config *config, unsigned int l
 static bool is_text(const char *text, size_t bytes)
 {
 	for (size_t i = 0; i < bytes; i++)
-		if ((text[i] < 0x20 || text[i] > 0x7e) && text[i] != '\n' && text[i] != '\r' && text[i] != '\t')
+		if ((text[i] < 0x20 || text[i] > 0x7e) && text[i] != '\n' && text[i] != '\r' &&
+		    text[i] != '\t')
 			return false;
 	return true;
 }
@@ -179,7 +188,8 @@ int config_parse(struct boot_config *config, const char *source, const char *tex
 
 	if (bytes > CONFIG_MAX_BYTES || !is_text(text, bytes)) {
 		begin(&p, 0);
-		put_text(&p, bytes > CONFIG_MAX_BYTES ? "is over 64 KiB" : "is not plain ASCII text");
+		put_text(&p,
+			 bytes > CONFIG_MAX_BYTES ? "is over 64 KiB" : "is not plain ASCII text");
 		put_text(&p, ", ignored as a whole; defaults apply");
 		end(&p);
 		return p.problems;
@@ -201,7 +211,8 @@ int config_parse(struct boot_config *config, const char *source, const char *tex
 		begin(&p, 0);
 		put_text(&p, "and ");
 		put_number(&p, (unsigned int)(p.problems - LISTED_PROBLEMS));
-		put_text(&p, p.problems == LISTED_PROBLEMS + 1 ? " more problem" : " more problems");
+		put_text(&p,
+			 p.problems == LISTED_PROBLEMS + 1 ? " more problem" : " more problems");
 		reporter->report(reporter, p.text);
 	}
 	return p.problems;

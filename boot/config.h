@@ -12,7 +12,8 @@
 struct boot_config {
 	struct config core;
 	bool smp_ignore;
-	char next[CONFIG_NEXT_MAX]; /* path on the loader's volume, '\' between names; empty: none */
+	/* path on the loader's volume, '\' between names; empty: none */
+	char next[CONFIG_NEXT_MAX];
 };
 
 /* Called once per problem, with one complete sentence without newline. */

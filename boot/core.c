@@ -34,7 +34,8 @@ static u64 allocate_region(u64 bytes)
 	EFI_PHYSICAL_ADDRESS base = 0xffffffff, start;
 
 	/* reserved: stays in the OS' memory map, not remapped by SetVirtualAddressMap, never reclaimed */
-	if (EFI_ERROR(BS->AllocatePages(AllocateMaxAddress, EfiReservedMemoryType, pages + spare, &base)))
+	if (EFI_ERROR(BS->AllocatePages(AllocateMaxAddress, EfiReservedMemoryType, pages + spare,
+					&base)))
 		return 0;
 	start = ALIGN_UP(base, PAGE_2M);
 	before = (start - base) / PAGE_SIZE;
@@ -88,7 +89,8 @@ const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits)
 	if (header->magic != IMAGE_MAGIC || (u64)(core_image_end - core_image) < header->file_end)
 		return L"the resident core in this file is damaged; build it again";
 	region = allocate_region(bytes);
-	if (!region || EFI_ERROR(BS->AllocatePages(AllocateAnyPages, EfiBootServicesData, 3, &tables)))
+	if (!region ||
+	    EFI_ERROR(BS->AllocatePages(AllocateAnyPages, EfiBootServicesData, 3, &tables)))
 		return L"no memory: some MBytes below 4 GByte are needed for the hypervisor";
 	BS->CopyMem((void *)(uintptr_t)region, (void *)(uintptr_t)core_image, header->file_end);
 	if (!relocate((u8 *)(uintptr_t)region, header))
@@ -115,5 +117,6 @@ const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits)
 	if (!status)
 		return NULL;
 	BS->FreePages(region, bytes / PAGE_SIZE);
-	return L"the resident core refused to start; set log=com1 or log=debugcon and see what it says";
+	return L"the resident core refused to start; set log=com1 or log=debugcon and see what it "
+	       L"says";
 }

@@ -90,18 +90,19 @@ static void banner(void)
 	u32 eax = TALLY_CPUID_STATUS, ebx, ecx = 0, edx;
 	u32 name[13] = {0};
 
-	for (u32 i = 0; i < 3; i++)
+	for (size_t i = 0; i < 3; i++)
 		asm volatile("cpuid"
 			     : "=a"(name[4 * i]), "=b"(name[4 * i + 1]), "=c"(name[4 * i + 2]),
 			       "=d"(name[4 * i + 3])
-			     : "a"(0x80000002u + i), "c"(0));
+			     : "a"(0x80000002u + (u32)i), "c"(0));
 	asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
 	Print(L"Tallyvisor %a on %a: PMU backend %s, svme0=%s", TALLY_VERSION, (char *)name,
 	      backends[ebx < 3 ? ebx : 0], ecx & 2 ? L"count" : L"stop");
 	if (ebx == TALLY_BACKEND_CLOCK && (ecx & 1))
 		Print(L", exact: %d TSC tick(s) per instruction", 1 << edx);
 	else if (ebx == TALLY_BACKEND_CLOCK)
-		Print(L", not exact: this machine has neither a PMU nor an instruction clock, so TSC ticks are "
+		Print(L", not exact: this machine has neither a PMU nor an instruction clock, so "
+		      L"TSC ticks are "
 		      L"counted");
 	Print(L"\r\n");
 }
@@ -119,9 +120,11 @@ static EFI_STATUS start_next(EFI_HANDLE image, EFI_LOADED_IMAGE *self)
 		path[i] = (CHAR16)config.next[i];
 	path[i] = 0;
 	device_path = FileDevicePath(self->DeviceHandle, path);
-	status = device_path ? BS->LoadImage(FALSE, image, device_path, NULL, 0, &next) : EFI_OUT_OF_RESOURCES;
+	status = device_path ? BS->LoadImage(FALSE, image, device_path, NULL, 0, &next)
+			     : EFI_OUT_OF_RESOURCES;
 	if (EFI_ERROR(status)) {
-		SAY(L"next=%s cannot be loaded (%r): a path on the volume of tallyvisor.efi to a UEFI program is "
+		SAY(L"next=%s cannot be loaded (%r): a path on the volume of tallyvisor.efi to a "
+		    L"UEFI program is "
 		    L"needed; going on without it",
 		    path, status);
 		return status;

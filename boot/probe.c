@@ -12,7 +12,9 @@ static struct leaf cpuid(u32 leaf)
 {
 	struct leaf l;
 
-	asm volatile("cpuid" : "=a"(l.eax), "=b"(l.ebx), "=c"(l.ecx), "=d"(l.edx) : "a"(leaf), "c"(0));
+	asm volatile("cpuid"
+		     : "=a"(l.eax), "=b"(l.ebx), "=c"(l.ecx), "=d"(l.edx)
+		     : "a"(leaf), "c"(0));
 	return l;
 }
 
@@ -44,7 +46,8 @@ const CHAR16 *probe_cpu(u8 *phys_bits)
 		return L"this CPU has no SVM (AMD virtualization), or the machine below hides it";
 	/* APM2 §15.4: the way to find out whether the firmware has locked SVM off */
 	if (rdmsr(MSR_VM_CR) & VM_CR_SVMDIS)
-		return L"SVM is disabled by the firmware: enable \"SVM Mode\" (also called AMD-V or Secure Virtual "
+		return L"SVM is disabled by the firmware: enable \"SVM Mode\" (also called AMD-V "
+		       L"or Secure Virtual "
 		       L"Machine) in the firmware setup";
 	if (!(cpuid(CPUID_SVM).edx & SVM_NP))
 		return L"this CPU has no nested paging (CPUID 8000_000A EDX[0])";
@@ -66,7 +69,8 @@ struct mp_services {
 
 const CHAR16 *probe_smp(const struct boot_config *config)
 {
-	EFI_GUID guid = {0x3fdda605, 0xa76e, 0x4f46, {0xad, 0x29, 0x12, 0xf4, 0x53, 0x1b, 0x3d, 0x08}};
+	EFI_GUID guid = {
+		0x3fdda605, 0xa76e, 0x4f46, {0xad, 0x29, 0x12, 0xf4, 0x53, 0x1b, 0x3d, 0x08}};
 	struct mp_services *mp;
 	UINTN number, enabled;
 
@@ -79,6 +83,7 @@ const CHAR16 *probe_smp(const struct boot_config *config)
 		    (int)enabled - 1);
 		return NULL;
 	}
-	return L"more than one CPU is enabled and only one is supported; disable the others in the firmware "
+	return L"more than one CPU is enabled and only one is supported; disable the others in the "
+	       L"firmware "
 	       L"setup, or set smp=ignore and let the OS use one";
 }

@@ -57,8 +57,10 @@ static void begin_stubs(struct vcpu *v)
 	vmcb_set_intercept(c, INTERCEPT(NMI));
 	c->asid = ASID_L1;
 	*s = v->vmcb01->save;
-	s->cs = (struct vmcb_seg){0x08, SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_L | SEG_ATTR_G | 0xb, 0xffffffff, 0};
-	s->ss = (struct vmcb_seg){0x10, SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_DB | SEG_ATTR_G | 3, 0xffffffff, 0};
+	s->cs = (struct vmcb_seg){0x08, SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_L | SEG_ATTR_G | 0xb,
+				  0xffffffff, 0};
+	s->ss = (struct vmcb_seg){0x10, SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_DB | SEG_ATTR_G | 3,
+				  0xffffffff, 0};
 	s->ds = s->es = s->ss;
 	s->cpl = 0;
 	s->cr3 = cpu_read_cr3();
@@ -95,7 +97,8 @@ static int calibrate_clock(struct vcpu *v)
 	shift = __builtin_ctzll(ticks);
 	for (unsigned int i = 0; i < 16; i++)
 		if (stub_ticks(v, stub_0) != 0 || stub_ticks(v, stub_1) != 1ull << shift ||
-		    stub_ticks(v, stub_100) != 100ull << shift || stub_ticks(v, stub_1000) != 1000ull << shift)
+		    stub_ticks(v, stub_100) != 100ull << shift ||
+		    stub_ticks(v, stub_1000) != 1000ull << shift)
 			return -1;
 	return shift <= PMU_CLOCK_MAX_SHIFT ? shift : -1;
 }
@@ -130,7 +133,8 @@ static const char *probe_guest_only(struct vcpu *v, struct pmu_vmrun_ticks *tick
 
 	if (!(cpu_cpuid(CPUID_EXT_FEATURES, 0).ecx & CPUID_EXT1_ECX_PERFCTREXTCORE))
 		return "CPUID shows no core performance counters";
-	if (!cpu_wrmsr_safe(MSR_PERFEVTSEL(0), wanted) || !cpu_rdmsr_safe(MSR_PERFEVTSEL(0), &value))
+	if (!cpu_wrmsr_safe(MSR_PERFEVTSEL(0), wanted) ||
+	    !cpu_rdmsr_safe(MSR_PERFEVTSEL(0), &value))
 		return "the performance counter MSRs fault";
 	cpu_wrmsr(MSR_PERFEVTSEL(0), 0);
 	if (value != wanted)
@@ -139,8 +143,8 @@ static const char *probe_guest_only(struct vcpu *v, struct pmu_vmrun_ticks *tick
 	branches = count_stub(v, stub_1000, EVENT_RETIRED_BRANCHES);
 	far_transfers = count_stub(v, stub_1000, EVENT_RETIRED_FAR_TRANSFERS);
 	if (instructions - 1000 > 1 || branches > 1 || far_transfers > 1) {
-		log_info("event=pmu_probe instructions=%lu branches=%lu far_transfers=%lu", instructions, branches,
-			 far_transfers);
+		log_info("event=pmu_probe instructions=%lu branches=%lu far_transfers=%lu",
+			 instructions, branches, far_transfers);
 		return "a guest of 1000 instructions is not counted as that";
 	}
 	*tick = (struct pmu_vmrun_ticks){instructions == 1001, branches == 1, far_transfers == 1};
@@ -162,9 +166,11 @@ static void use_guest_only(struct vcpu *v, struct pmu_vmrun_ticks tick, enum svm
 	pmu_init(&v->pmu, &v->guest_only.hw, rule);
 	v->pmu.has_v2 = machine_has_v2();
 	if (v->pmu.has_v2)
-		cpu_wrmsr(MSR_PERF_GLOBAL_CTL, BITS(PMU_COUNTERS - 1, 0)); /* L1's is folded into EN */
+		cpu_wrmsr(MSR_PERF_GLOBAL_CTL,
+			  BITS(PMU_COUNTERS - 1, 0)); /* L1's is folded into EN */
 	nested_intercept_pmu(false);
-	log_info("event=pmu backend=guest-only tick_instructions=%u tick_branches=%u tick_far_transfers=%u",
+	log_info("event=pmu backend=guest-only tick_instructions=%u tick_branches=%u "
+		 "tick_far_transfers=%u",
 		 tick.instructions, tick.branches, tick.far_transfers);
 }
 
@@ -180,9 +186,12 @@ static void use_clock(struct vcpu *v, int shift, enum svme0_rule rule, const cha
 	set_l0_intercept(v, INTERCEPT(RDPMC), true);
 	vcpu_reset_intercepts(v);
 	if (shift >= 0)
-		log_info("event=pmu backend=clock exact=1 shift=%d overhead_ticks=%lu why=\"%s\"", shift, overhead, why);
+		log_info("event=pmu backend=clock exact=1 shift=%d overhead_ticks=%lu why=\"%s\"",
+			 shift, overhead, why);
 	else
-		log_warn("event=pmu backend=clock exact=0 why=\"%s\" note=\"no exact clock: TSC ticks are counted\"", why);
+		log_warn("event=pmu backend=clock exact=0 why=\"%s\" note=\"no exact clock: TSC "
+			 "ticks are counted\"",
+			 why);
 }
 
 void backend_init(struct vcpu *v, const struct config *config)
@@ -198,7 +207,7 @@ void backend_init(struct vcpu *v, const struct config *config)
 		v->backend = TALLY_BACKEND_OFF;
 		nested_intercept_pmu(true);
 		set_l0_intercept(v, INTERCEPT(RDPMC), true);
-	vcpu_reset_intercepts(v);
+		vcpu_reset_intercepts(v);
 		log_info("event=pmu backend=off why=configured");
 		return;
 	}
@@ -227,8 +236,9 @@ static NOINLINE void note_unsupported(struct vcpu *v, u64 counters)
 		v->unsupported_logged |= BIT(n);
 		if (!why)
 			continue; /* USR=OS=0: counts nothing by definition */
-		log_warn("event=pmu_unsupported counter=%u eventsel=%lx why=\"%s\" note=\"does not count\"", n,
-			 v->pmu.eventsel[n], why);
+		log_warn("event=pmu_unsupported counter=%u eventsel=%lx why=\"%s\" note=\"does not "
+			 "count\"",
+			 n, v->pmu.eventsel[n], why);
 	}
 }
 
@@ -239,8 +249,10 @@ static NOINLINE void note_unsupported(struct vcpu *v, u64 counters)
 static void set_halt_intercepts(struct vcpu *v, bool on)
 {
 	/* both are in words 3 and 4, which makes it one u64 for each of the three */
-	const u64 mask = 1ull << (INTERCEPT(HLT) - 96) | 1ull << (INTERCEPT(MWAIT) - 96), wanted = on ? mask : 0;
-	void *words[] = {&v->l0_intercepts[3], &v->vmcb01->control.intercepts[3], &v->vmcb02->control.intercepts[3]};
+	const u64 mask = 1ull << (INTERCEPT(HLT) - 96) | 1ull << (INTERCEPT(MWAIT) - 96),
+		  wanted = on ? mask : 0;
+	void *words[] = {&v->l0_intercepts[3], &v->vmcb01->control.intercepts[3],
+			 &v->vmcb02->control.intercepts[3]};
 	u64 ctl, word;
 
 	v->halt_intercepted = on;

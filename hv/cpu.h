@@ -39,7 +39,8 @@ static ALWAYS_INLINE void cpu_wrmsr(u32 msr, u64 value)
 }
 
 /* A #GP on the instruction at the label continues at the other label (see fault_fixup() in hv/panic.c). */
-#define EXTABLE(from, to) ".pushsection .extable,\"a\"\n.long " from " - ., " to " - .\n.popsection\n"
+#define EXTABLE(from, to)                                                                          \
+	".pushsection .extable,\"a\"\n.long " from " - ., " to " - .\n.popsection\n"
 
 /* For MSRs that a guest named. False: the CPU raised #GP. */
 static inline bool cpu_rdmsr_safe(u32 msr, u64 *value)

@@ -13,7 +13,7 @@
 struct exit_entry {
 	u32 (*handle)(struct vcpu *v);
 	u32 opcode, mask; /* the instruction without prefixes, little endian */
-	u32 length;       /* of that; 0 for an exit that is not an instruction's */
+	u32 length;	  /* of that; 0 for an exit that is not an instruction's */
 };
 
 #define SVM_INSN_BYTES 3
@@ -49,7 +49,6 @@ static const struct exit_entry exits[] = {
 	[VMEXIT_MWAIT] = {exit_halt, SVM(0xc9)},
 };
 
-
 const char *exit_name(u64 code)
 {
 	switch (code) {
@@ -61,11 +60,11 @@ const char *exit_name(u64 code)
 	case VMEXIT_INVALID:
 		return "INVALID";
 	default:
-		return code < 0x20   ? "CR" :
-		       code < 0x40   ? "DR" :
-		       code < 0x60   ? "EXCEPTION" :
-		       code >= 0x90 && code < 0xa0 ? "CR_WRITE_TRAP" :
-						     "?";
+		return code < 0x20		     ? "CR"
+		       : code < 0x40		     ? "DR"
+		       : code < 0x60		     ? "EXCEPTION"
+		       : code >= 0x90 && code < 0xa0 ? "CR_WRITE_TRAP"
+						     : "?";
 	}
 }
 
@@ -90,8 +89,8 @@ unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n)
 	u64 linear = is_64bit(s) ? s->rip : (u32)(s->cs.base + s->rip);
 	bool nested_paging = vcpu_in_l2(v) && v->nested.space;
 
-	return walk_fetch(&v->mem, &state, nested_paging ? &v->nested.npt_mode : NULL, v->nested.ctl.nested_cr3,
-			  linear, buf, n);
+	return walk_fetch(&v->mem, &state, nested_paging ? &v->nested.npt_mode : NULL,
+			  v->nested.ctl.nested_cr3, linear, buf, n);
 }
 
 /* Decodes the instruction that exited. */
@@ -115,7 +114,8 @@ static NOINLINE void locate_decode(struct vcpu *v, const struct exit_entry *e)
 		length = insn.length;
 	} else {
 		/* L1 changed the code or its mapping after the CPU fetched it */
-		log_guest("event=undecodable rip=%lx exit=%s", s->rip, exit_name(v->vmcb->control.exit_code));
+		log_guest("event=undecodable rip=%lx exit=%s", s->rip,
+			  exit_name(v->vmcb->control.exit_code));
 	}
 	v->next_rip = s->rip + length;
 	if (!is_64bit(s))
@@ -168,8 +168,8 @@ static ALWAYS_INLINE void locate_walk(struct vcpu *v, const struct exit_entry *e
 	struct known_exit *known = known_at(v, s->rip);
 
 	known->rip = ~0ull;
-	if (likely(!vcpu_in_l2(v) && is_64bit(s) && !(s->cr4 & CR4_LA57) && s->rip % PAGE_SIZE <= PAGE_SIZE - 4 &&
-		   walk_and_note(v, known))) {
+	if (likely(!vcpu_in_l2(v) && is_64bit(s) && !(s->cr4 & CR4_LA57) &&
+		   s->rip % PAGE_SIZE <= PAGE_SIZE - 4 && walk_and_note(v, known))) {
 		known->bytes = *known->insn;
 		if (likely((known->bytes & e->mask) == e->opcode)) {
 			known->rip = s->rip;
@@ -183,13 +183,14 @@ static ALWAYS_INLINE void locate_walk(struct vcpu *v, const struct exit_entry *e
 	locate_decode(v, e);
 }
 
-static ALWAYS_INLINE bool is_known(const struct known_exit *known, const struct vmcb *vmcb, u64 code, u64 rip)
+static ALWAYS_INLINE bool is_known(const struct known_exit *known, const struct vmcb *vmcb,
+				   u64 code, u64 rip)
 {
 	const struct vmcb_save *s = &vmcb->save;
 
 	/* spelled out: compilers make a loop of it, which is half as long again */
-	return likely(rip == known->rip && code == known->code && s->cr3 == known->cr3 && is_64bit(s) &&
-		      !(s->cr4 & CR4_LA57) && *known->entry[0] == known->value[0] &&
+	return likely(rip == known->rip && code == known->code && s->cr3 == known->cr3 &&
+		      is_64bit(s) && !(s->cr4 & CR4_LA57) && *known->entry[0] == known->value[0] &&
 		      *known->entry[1] == known->value[1] && *known->entry[2] == known->value[2] &&
 		      *known->entry[3] == known->value[3] && *known->insn == known->bytes);
 }
@@ -213,7 +214,8 @@ static ALWAYS_INLINE void locate(struct vcpu *v, const struct exit_entry *e, u64
 u64 svm_operand(struct vcpu *v)
 {
 	const struct vmcb_save *s = &v->vmcb->save;
-	bool toggled = v->next_rip - s->rip != SVM_INSN_BYTES && (v->insn_prefixes & INSN_PREFIX_67);
+	bool toggled =
+		v->next_rip - s->rip != SVM_INSN_BYTES && (v->insn_prefixes & INSN_PREFIX_67);
 
 	if (likely(is_64bit(s)))
 		return unlikely(toggled) ? (u32)s->rax : s->rax;
@@ -249,9 +251,11 @@ void vcpu_shutdown(struct vcpu *v, const char *why)
 {
 	static const struct descriptor_table none;
 
-	log_warn("event=shutdown level=%s why=%s exit=%lx(%s) info1=%lx info2=%lx rip=%lx cr0=%lx cr3=%lx",
-		 vcpu_in_l2(v) ? "L2" : "L1", why, v->vmcb->control.exit_code, exit_name(v->vmcb->control.exit_code),
-		 v->vmcb->control.exit_info_1, v->vmcb->control.exit_info_2, v->vmcb->save.rip, v->vmcb->save.cr0,
+	log_warn("event=shutdown level=%s why=%s exit=%lx(%s) info1=%lx info2=%lx rip=%lx cr0=%lx "
+		 "cr3=%lx",
+		 vcpu_in_l2(v) ? "L2" : "L1", why, v->vmcb->control.exit_code,
+		 exit_name(v->vmcb->control.exit_code), v->vmcb->control.exit_info_1,
+		 v->vmcb->control.exit_info_2, v->vmcb->save.rip, v->vmcb->save.cr0,
 		 v->vmcb->save.cr3);
 	/* the machine goes the way it would without us: a triple fault of this CPU */
 	cpu_lidt(&none);
@@ -413,7 +417,7 @@ void vcpu_choose_exit(struct vcpu *v)
 	for (unsigned int i = 0; i < KNOWN_EXITS; i++)
 		v->known[i].rip = ~0ull; /* no instruction is there */
 	/* with nRIP, or ticks to settle, there is nothing to know */
-	v->ordinary_exit =
-		v->has_nrips || v->backend == TALLY_BACKEND_GUEST_ONLY ? ordinary_unknown : ordinary_known;
+	v->ordinary_exit = v->has_nrips || v->backend == TALLY_BACKEND_GUEST_ONLY ? ordinary_unknown
+										  : ordinary_known;
 	v->on_exit = v->ordinary_exit;
 }

@@ -19,11 +19,13 @@ static NOINLINE void cpuid_own(const struct vcpu *v, u32 leaf, struct cpuid_leaf
 {
 	switch (leaf) {
 	case CPUID_HYPERVISOR:
-		*l = (struct cpuid_leaf){TALLY_CPUID_LAST, TALLY_CPUID_EBX, TALLY_CPUID_ECX, TALLY_CPUID_EDX};
+		*l = (struct cpuid_leaf){TALLY_CPUID_LAST, TALLY_CPUID_EBX, TALLY_CPUID_ECX,
+					 TALLY_CPUID_EDX};
 		break;
 	case TALLY_CPUID_STATUS:
 		*l = (struct cpuid_leaf){TALLY_ABI_VERSION, v->backend,
-					 (v->clock.exact ? 1u : 0) | (v->pmu.rule == SVME0_COUNT ? 2u : 0),
+					 (v->clock.exact ? 1u : 0) |
+						 (v->pmu.rule == SVME0_COUNT ? 2u : 0),
 					 v->clock.shift};
 		break;
 	default:
@@ -54,7 +56,8 @@ static void cpuid_extended(const struct vcpu *v, u32 leaf, struct cpuid_leaf *l)
 	case CPUID_PERFMON_V2:
 		*l = (struct cpuid_leaf){0};
 		if (v->pmu.has_v2)
-			*l = (struct cpuid_leaf){.eax = CPUID_22_EAX_PERFMON_V2, .ebx = PMU_COUNTERS};
+			*l = (struct cpuid_leaf){.eax = CPUID_22_EAX_PERFMON_V2,
+						 .ebx = PMU_COUNTERS};
 		break;
 	}
 }
@@ -120,8 +123,9 @@ static NOINLINE u32 write_efer(struct vcpu *v, u64 value)
 		return INJECT_GP; /* MBZ then, APM2 §15.30.1 */
 	if ((s->cr0 & CR0_PG) && ((value ^ s->efer) & EFER_LME))
 		return INJECT_GP;
+	/* undefined by the manual; KVM ends L1 as well */
 	if (vcpu_in_l2(v) && !svme)
-		vcpu_shutdown(v, "L2-cleared-SVME"); /* undefined by the manual; KVM ends L1 as well */
+		vcpu_shutdown(v, "L2-cleared-SVME");
 	/* LMA is the CPU's; the real SVME stays 1 */
 	s->efer = (value & ~EFER_LMA) | (s->efer & EFER_LMA) | EFER_SVME;
 	if (!vcpu_in_l2(v) && svme != v->svme) {
@@ -130,7 +134,8 @@ static NOINLINE u32 write_efer(struct vcpu *v, u64 value)
 		if (svme)
 			vmcb_clr_intercept(&v->vmcb01->control, INTERCEPT_EXCEPTION(VEC_GP));
 		else
-			vmcb_set_intercept(&v->vmcb01->control, INTERCEPT_EXCEPTION(VEC_GP)); /* exit_gp() */
+			vmcb_set_intercept(&v->vmcb01->control,
+					   INTERCEPT_EXCEPTION(VEC_GP)); /* exit_gp() */
 		pmu_svme_toggle(&v->pmu, svme);
 		pmu_commit(&v->pmu);
 	}
@@ -153,7 +158,8 @@ static u32 write_vm_cr(struct vcpu *v, u64 value)
 
 static u32 write_hsave(struct vcpu *v, u64 value)
 {
-	if (value % PAGE_SIZE || value >= v->mem.limit || vcpu_names_hole(v, value, PAGE_SIZE, "VM_HSAVE_PA"))
+	if (value % PAGE_SIZE || value >= v->mem.limit ||
+	    vcpu_names_hole(v, value, PAGE_SIZE, "VM_HSAVE_PA"))
 		return INJECT_GP;
 	v->hsave_pa = value;
 	return ADVANCE;
@@ -246,7 +252,8 @@ static NOINLINE u32 write_pmu(struct vcpu *v, u32 msr, u64 value)
 	if (unlikely(v->backend == TALLY_BACKEND_OFF) && (msr & ~3u) != MSR_PERF_GLOBAL_STATUS)
 		return write_absent_pmu(v, msr, value);
 	if (unlikely(pmu_wrmsr(&v->pmu, msr, value)))
-		return (msr & ~3u) == MSR_PERF_GLOBAL_STATUS ? INJECT_GP : write_other(v, msr, value);
+		return (msr & ~3u) == MSR_PERF_GLOBAL_STATUS ? INJECT_GP
+							     : write_other(v, msr, value);
 	if (!v->pmu.reprogram_pending)
 		return ADVANCE;
 	vcpu_skip(v);
@@ -297,9 +304,12 @@ u32 exit_cr8_write(struct vcpu *v)
 	struct insn insn;
 	u64 value;
 
-	if (insn_length(bytes, insn_bytes(v, bytes, sizeof(bytes)), vcpu_insn_mode(v), &insn) || insn.opcode != 0x22)
+	if (insn_length(bytes, insn_bytes(v, bytes, sizeof(bytes)), vcpu_insn_mode(v), &insn) ||
+	    insn.opcode != 0x22)
 		vcpu_shutdown(v, "undecodable-MOV-CR8");
-	value = insn.rm == GPR_RAX ? v->vmcb->save.rax : insn.rm == GPR_RSP ? v->vmcb->save.rsp : v->gpr[insn.rm];
+	value = insn.rm == GPR_RAX   ? v->vmcb->save.rax
+		: insn.rm == GPR_RSP ? v->vmcb->save.rsp
+				     : v->gpr[insn.rm];
 	if (value & ~0xfull)
 		return INJECT_GP;
 	if (!vcpu_in_l2(v) || !(c->int_ctl & V_INTR_MASKING))
@@ -341,7 +351,8 @@ static u32 hypercall_status(struct vcpu *v, u64 gpa)
 /* A buffer that a guest named: inside one page, in memory, not ours. */
 static bool buffer_ok(struct vcpu *v, u64 gpa, u64 bytes)
 {
-	return bytes && bytes <= PAGE_SIZE && gpa < v->mem.limit && gpa % PAGE_SIZE + bytes <= PAGE_SIZE &&
+	return bytes && bytes <= PAGE_SIZE && gpa < v->mem.limit &&
+	       gpa % PAGE_SIZE + bytes <= PAGE_SIZE &&
 	       !vcpu_names_hole(v, gpa, bytes, "hypercall-buffer");
 }
 
@@ -350,7 +361,8 @@ u32 exit_vmmcall(struct vcpu *v)
 	struct vmcb_save *s = &v->vmcb->save;
 	u64 gpa = v->gpr[GPR_RBX], bytes = v->gpr[GPR_RCX];
 
-	if (vcpu_in_l2(v) || s->cpl || (s->rax != TALLY_CALL_STATUS && s->rax != TALLY_CALL_LOG_READ))
+	if (vcpu_in_l2(v) || s->cpl ||
+	    (s->rax != TALLY_CALL_STATUS && s->rax != TALLY_CALL_LOG_READ))
 		return INJECT_UD;
 	if (s->rax == TALLY_CALL_STATUS) {
 		bool ok = !(gpa % 8) && buffer_ok(v, gpa, sizeof(struct tally_status));
@@ -424,7 +436,8 @@ void vcpu_set_gif(struct vcpu *v, bool gif)
 		vmcb_clr_intercept(c, INTERCEPT_CR_WRITE(8));
 	} else {
 		/* V_INTR_MASKING makes CR8 V_TPR; exit_cr8_write() keeps it and the APIC's TPR the same */
-		c->int_ctl = (c->int_ctl & ~(u32)V_TPR_MASK) | (u32)cpu_read_cr8() | (u32)V_INTR_MASKING;
+		c->int_ctl =
+			(c->int_ctl & ~(u32)V_TPR_MASK) | (u32)cpu_read_cr8() | (u32)V_INTR_MASKING;
 		vmcb_set_intercept(c, INTERCEPT(NMI));
 		vmcb_set_intercept(c, INTERCEPT_CR_WRITE(8));
 		vcpu_set_host_if(v, false);

@@ -96,8 +96,8 @@ static bool is_svm_instruction(struct vcpu *v)
 
 	if (insn_length(bytes, insn_bytes(v, bytes, sizeof(bytes)), vcpu_insn_mode(v), &insn))
 		return false;
-	return insn.map == INSN_MAP_0F && insn.opcode == 0x01 && insn.modrm >= 0xd8 && insn.modrm <= 0xdf &&
-	       insn.modrm != 0xd9;
+	return insn.map == INSN_MAP_0F && insn.opcode == 0x01 && insn.modrm >= 0xd8 &&
+	       insn.modrm <= 0xdf && insn.modrm != 0xd9;
 }
 
 /*

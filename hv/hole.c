@@ -15,14 +15,15 @@ bool vcpu_names_hole(struct vcpu *v, u64 gpa, u64 bytes, const char *what)
 	if (gpa >= v->hole.end || gpa + bytes <= v->hole.start)
 		return false;
 	v->hole_accesses++;
-	log_guest("event=hole level=%s what=%s gpa=%lx rip=%lx", vcpu_in_l2(v) ? "L2" : "L1", what, gpa,
-		  v->vmcb->save.rip);
+	log_guest("event=hole level=%s what=%s gpa=%lx rip=%lx", vcpu_in_l2(v) ? "L2" : "L1", what,
+		  gpa, v->vmcb->save.rip);
 	return true;
 }
 
 static void flush(struct vcpu *v)
 {
-	v->vmcb->control.tlb_control = v->has_flush_by_asid ? TLB_CONTROL_FLUSH_ASID : TLB_CONTROL_FLUSH_ALL;
+	v->vmcb->control.tlb_control =
+		v->has_flush_by_asid ? TLB_CONTROL_FLUSH_ASID : TLB_CONTROL_FLUSH_ALL;
 	vcpu_set_special(v, SPECIAL_ENTRY);
 }
 
@@ -76,7 +77,7 @@ bool hole_exit(struct vcpu *v)
 u32 exit_db(struct vcpu *v)
 {
 	(void)v;
-	return INJECT | VEC_DB;
+	return INJECT_DB;
 }
 
 /* An event whose delivery was cut off by an exit that L0 has handled is delivered again (APM2 §15.7.2). */
@@ -90,8 +91,9 @@ static void redeliver(struct vcpu *v)
 	if (!(event & EVENT_V))
 		return;
 	/* INTn, INT3 and INTO execute again, unless L1 injected the event and no instruction stands at RIP */
-	if (!nested_event_is_injected(v) && (type == EVENT_TYPE_SWINT ||
-					     (type == EVENT_TYPE_EXCEPTION && (vector == VEC_BP || vector == VEC_OF))))
+	if (!nested_event_is_injected(v) &&
+	    (type == EVENT_TYPE_SWINT ||
+	     (type == EVENT_TYPE_EXCEPTION && (vector == VEC_BP || vector == VEC_OF))))
 		return;
 	v->nested.injected_exit = v->exits;
 	vcpu_set_eventinj(v, event);
@@ -111,7 +113,8 @@ u32 exit_npf(struct vcpu *v)
 		switch (shadow_fault(&v->shadow, v->nested.space, gpa, c->exit_info_1, &fault)) {
 		case SHADOW_REFLECT:
 			nested_vmexit(v, VMEXIT_NPF,
-				      fault.error_code | (c->exit_info_1 & (NPF_FINAL | NPF_TABLE)), gpa);
+				      fault.error_code | (c->exit_info_1 & (NPF_FINAL | NPF_TABLE)),
+				      gpa);
 			return RESUME;
 		case SHADOW_HOLE_WRITE:
 			vcpu_names_hole(v, fault.l1_gpa, 1, "write");

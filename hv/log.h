@@ -12,7 +12,7 @@ enum log_level {
 	LOG_PANIC,
 };
 
-void log_init(enum log_sink sink);
+void log_init(enum log_sink where);
 void log_line(enum log_level level, const char *fmt, ...) PRINTF(2, 3);
 
 #define log_info(...) log_line(LOG_INFO, __VA_ARGS__)

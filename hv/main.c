@@ -23,9 +23,8 @@ extern const u64 fault_entries[32];
 void load_tables(u64 cr3, const struct descriptor_table *gdt, const struct descriptor_table *idt);
 
 static u64 gdt[] = {
-	0,
-	0x00af9b000000ffffull, /* 08h: 64-bit code */
-	0x00cf93000000ffffull, /* 10h: data */
+	0, 0x00af9b000000ffffull, /* 08h: 64-bit code */
+	0x00cf93000000ffffull,	  /* 10h: data */
 };
 
 struct gate {
@@ -65,7 +64,8 @@ static struct vmcb_seg segment(u16 selector, const struct descriptor_table *tabl
 				 .base = ((d >> 16) & 0xffffff) | ((d >> 32) & 0xff000000)};
 }
 
-static void capture_loader(struct vmcb_save *s, const struct handoff *handoff, const struct entry_frame *frame)
+static void capture_loader(struct vmcb_save *s, const struct handoff *handoff,
+			   const struct entry_frame *frame)
 {
 	struct descriptor_table table;
 
@@ -98,7 +98,8 @@ static u64 efer_bits(void)
 {
 	u32 max = cpu_cpuid(CPUID_EXT_MAX, 0).eax;
 	struct cpuid_leaf f = cpu_cpuid(CPUID_EXT_FEATURES, 0);
-	u32 b = cpu_cpuid(CPUID_ADDR_SIZES, 0).ebx, a21 = max >= 0x80000021u ? cpu_cpuid(0x80000021u, 0).eax : 0;
+	u32 b = cpu_cpuid(CPUID_ADDR_SIZES, 0).ebx,
+	    a21 = max >= 0x80000021u ? cpu_cpuid(0x80000021u, 0).eax : 0;
 	u64 bits = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME;
 
 	bits |= b & BIT(20) ? 0 : EFER_LMSLE;
@@ -115,8 +116,8 @@ static u64 efer_bits(void)
 static u64 cr4_bits(void)
 {
 	struct cpuid_leaf f = cpu_cpuid(CPUID_FEATURES, 0), f7 = {0};
-	u64 bits = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE | CR4_PCE |
-		   CR4_OSFXSR | CR4_OSXMMEXCPT;
+	u64 bits = CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_MCE | CR4_PGE |
+		   CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT;
 
 	if (cpu_cpuid(0, 0).eax >= 7)
 		f7 = cpu_cpuid(7, 0);
@@ -164,7 +165,8 @@ static void init_vmcb01(struct vcpu *v)
 s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *frame)
 {
 	struct handoff handoff = *loader_handoff;
-	struct image_layout image = {(u64)(uintptr_t)__text_end - CORE_VA, (u64)(uintptr_t)__rodata_end - CORE_VA,
+	struct image_layout image = {(u64)(uintptr_t)__text_end - CORE_VA,
+				     (u64)(uintptr_t)__rodata_end - CORE_VA,
 				     (u64)(uintptr_t)__image_end - CORE_VA};
 	struct descriptor_table gdtr = {sizeof(gdt) - 1, (u64)(uintptr_t)gdt};
 	struct descriptor_table idtr = {sizeof(idt) - 1, (u64)(uintptr_t)idt};
@@ -193,12 +195,11 @@ s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *fr
 	v->vmcb_hpa = v->vmcb01_hpa;
 	v->has_nrips = svm_features & SVM_NRIPS;
 	v->has_flush_by_asid = svm_features & SVM_FLUSH_BY_ASID;
-	v->phys_bits = handoff.phys_bits < CORE_MAX_PHYS_BITS ? handoff.phys_bits : CORE_MAX_PHYS_BITS;
+	v->phys_bits =
+		handoff.phys_bits < CORE_MAX_PHYS_BITS ? handoff.phys_bits : CORE_MAX_PHYS_BITS;
 	v->gif = true;
 	v->svme = cpu_rdmsr(MSR_EFER) & EFER_SVME;
-	v->mem = (struct guest_memory){
-		.base = NULL,
-		.limit = BIT(v->phys_bits)};
+	v->mem = (struct guest_memory){.base = NULL, .limit = BIT(v->phys_bits)};
 	v->hole = (struct range){handoff.region_hpa, handoff.region_hpa + handoff.region_bytes};
 	v->vm_cr = cpu_rdmsr(MSR_VM_CR) & VM_CR_VALID;
 
@@ -224,7 +225,7 @@ s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *fr
 	backend_init(v, &handoff.config);
 	vcpu_choose_exit(v);
 	vcpu_set_special(v, SPECIAL_ENTRY); /* TLB_CONTROL of the first VMRUN */
-	log_info("event=start version=%s region=%lx+%lx phys_bits=%u nrips=%u", TALLY_VERSION, handoff.region_hpa,
-		 handoff.region_bytes, handoff.phys_bits, v->has_nrips);
+	log_info("event=start version=%s region=%lx+%lx phys_bits=%u nrips=%u", TALLY_VERSION,
+		 handoff.region_hpa, handoff.region_bytes, handoff.phys_bits, v->has_nrips);
 	vmrun_loop(v);
 }

@@ -25,7 +25,8 @@ static void fill(u8 *page, u8 byte)
 
 int memory_init(const struct handoff *handoff, const struct image_layout *image)
 {
-	unsigned int bits = handoff->phys_bits < CORE_MAX_PHYS_BITS ? handoff->phys_bits : CORE_MAX_PHYS_BITS;
+	unsigned int bits =
+		handoff->phys_bits < CORE_MAX_PHYS_BITS ? handoff->phys_bits : CORE_MAX_PHYS_BITS;
 
 	tables.pool = (struct page_pool){
 		.va = (u8 *)(uintptr_t)(CORE_VA + image->image_end),

@@ -17,7 +17,8 @@
 #include "x86/msr.h"
 
 static u64 msrpm01[MSRPM_BYTES / 8] ALIGNED(4096); /* for L1 */
-static u64 msrpm02[MSRPM_BYTES / 8] ALIGNED(4096); /* for L2: msrpm01 ORed with L1's, but only for MERGED_MSRS */
+/* for L2: msrpm01 ORed with L1's, but only for MERGED_MSRS */
+static u64 msrpm02[MSRPM_BYTES / 8] ALIGNED(4096);
 static u32 shadow_links[CORE_SHADOW_PAGES];
 
 /*
@@ -62,16 +63,16 @@ void nested_intercept_pmu(bool counters)
 void nested_init(struct vcpu *v)
 {
 	static const u32 always[] = {
-		INTERCEPT(CPUID),  INTERCEPT(MSR),    INTERCEPT(SHUTDOWN), INTERCEPT(VMRUN),  INTERCEPT(VMMCALL),
-		INTERCEPT(VMLOAD), INTERCEPT(VMSAVE), INTERCEPT(STGI),	   INTERCEPT(CLGI),   INTERCEPT(SKINIT),
-		INTERCEPT(INVLPGA),
+		INTERCEPT(CPUID),   INTERCEPT(MSR),    INTERCEPT(SHUTDOWN), INTERCEPT(VMRUN),
+		INTERCEPT(VMMCALL), INTERCEPT(VMLOAD), INTERCEPT(VMSAVE),   INTERCEPT(STGI),
+		INTERCEPT(CLGI),    INTERCEPT(SKINIT), INTERCEPT(INVLPGA),
 	};
 	void *pages = memory_pages(CORE_SHADOW_PAGES);
 	struct vmcb_control *c = &v->vmcb02->control;
 
 	ASSERT(pages);
-	ASSERT(!shadow_init(&v->shadow, &v->mem, pages, memory_hpa(pages), shadow_links, CORE_SHADOW_PAGES, v->hole,
-			    memory_hole_page_hpa()));
+	ASSERT(!shadow_init(&v->shadow, &v->mem, pages, memory_hpa(pages), shadow_links,
+			    CORE_SHADOW_PAGES, v->hole, memory_hole_page_hpa()));
 	init_msrpms();
 	for (unsigned int i = 0; i < ARRAY_SIZE(always); i++)
 		v->l0_intercepts[always[i] / 32] |= 1u << (always[i] % 32);
@@ -136,7 +137,8 @@ static ALWAYS_INLINE void choose_translation(struct vcpu *v)
 
 	c->tlb_control = TLB_CONTROL_NONE;
 	if (unlikely(requested)) {
-		c->tlb_control = requested == TLB_CONTROL_FLUSH_ALL ? TLB_CONTROL_FLUSH_ALL : flush_asid;
+		c->tlb_control =
+			requested == TLB_CONTROL_FLUSH_ALL ? TLB_CONTROL_FLUSH_ALL : flush_asid;
 		if (requested == TLB_CONTROL_FLUSH_ALL)
 			shadow_flush_all(&v->shadow);
 		else
@@ -186,7 +188,8 @@ static NOINLINE u32 vmrun_refused(struct vcpu *v, enum vmrun_rule rule)
 {
 	struct vmcb_control *c = &vmcb12(v)->control;
 
-	log_guest("event=vmexit_invalid vmcb12=%lx rule=%s", v->nested.vmcb12_gpa, vmrun_rule_name(rule));
+	log_guest("event=vmexit_invalid vmcb12=%lx rule=%s", v->nested.vmcb12_gpa,
+		  vmrun_rule_name(rule));
 	c->exit_code = VMEXIT_INVALID;
 	c->exit_info_1 = 0;
 	c->exit_info_2 = 0;
@@ -236,15 +239,16 @@ u32 exit_vmrun(struct vcpu *v)
 bool nested_event_is_injected(const struct vcpu *v)
 {
 	return vcpu_in_l2(v) && v->exits == v->nested.injected_exit + 1 &&
-	       !((v->vmcb->control.exit_int_info ^ v->nested.ctl.event_inj) & (EVENT_VECTOR | EVENT_V));
+	       !((v->vmcb->control.exit_int_info ^ v->nested.ctl.event_inj) &
+		 (EVENT_VECTOR | EVENT_V));
 }
 
 bool nested_wants(struct vcpu *v, u64 code)
 {
 	const struct vmcb_control *ctl = &v->nested.ctl;
 
-	return route_to_l1(ctl, code, guest_at(&v->mem, ctl->msrpm_base_pa & ~0xfffull), (u32)v->gpr[GPR_RCX],
-			   v->vmcb->control.exit_info_1 & 1);
+	return route_to_l1(ctl, code, guest_at(&v->mem, ctl->msrpm_base_pa & ~0xfffull),
+			   (u32)v->gpr[GPR_RCX], v->vmcb->control.exit_info_1 & 1);
 }
 
 void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2)

@@ -16,11 +16,11 @@ static void page_registers(void)
 {
 	const struct vcpu *v = &the_cpu.vcpu;
 
-	log_line(LOG_PANIC, "exits=%lu level=%s gif=%u svme=%u backend=%u", v->exits, vcpu_in_l2(v) ? "L2" : "L1",
-		 v->gif, v->svme, v->backend);
+	log_line(LOG_PANIC, "exits=%lu level=%s gif=%u svme=%u backend=%u", v->exits,
+		 vcpu_in_l2(v) ? "L2" : "L1", v->gif, v->svme, v->backend);
 	for (unsigned int i = 0; i < GPR_COUNT; i += 4)
-		log_line(LOG_PANIC, "gpr%u=%016lx %016lx %016lx %016lx", i, v->gpr[i], v->gpr[i + 1],
-			 v->gpr[i + 2], v->gpr[i + 3]);
+		log_line(LOG_PANIC, "gpr%u=%016lx %016lx %016lx %016lx", i, v->gpr[i],
+			 v->gpr[i + 1], v->gpr[i + 2], v->gpr[i + 3]);
 }
 
 static void page_vmcb(const char *name, const struct vmcb *vmcb)
@@ -28,12 +28,14 @@ static void page_vmcb(const char *name, const struct vmcb *vmcb)
 	const struct vmcb_control *c = &vmcb->control;
 	const struct vmcb_save *s = &vmcb->save;
 
-	log_line(LOG_PANIC, "%s exit=%lx(%s) info1=%lx info2=%lx intinfo=%lx inj=%lx int_ctl=%x asid=%u", name,
-		 c->exit_code, exit_name(c->exit_code), c->exit_info_1, c->exit_info_2, c->exit_int_info,
-		 c->event_inj, c->int_ctl, c->asid);
-	log_line(LOG_PANIC, "%s rip=%lx rsp=%lx rax=%lx rflags=%lx cr0=%lx cr3=%lx cr4=%lx efer=%lx cs=%x/%x", name,
-		 s->rip, s->rsp, s->rax, s->rflags, s->cr0, s->cr3, s->cr4, s->efer, s->cs.selector,
-		 s->cs.attrib);
+	log_line(LOG_PANIC,
+		 "%s exit=%lx(%s) info1=%lx info2=%lx intinfo=%lx inj=%lx int_ctl=%x asid=%u", name,
+		 c->exit_code, exit_name(c->exit_code), c->exit_info_1, c->exit_info_2,
+		 c->exit_int_info, c->event_inj, c->int_ctl, c->asid);
+	log_line(LOG_PANIC,
+		 "%s rip=%lx rsp=%lx rax=%lx rflags=%lx cr0=%lx cr3=%lx cr4=%lx efer=%lx cs=%x/%x",
+		 name, s->rip, s->rsp, s->rax, s->rflags, s->cr0, s->cr3, s->cr4, s->efer,
+		 s->cs.selector, s->cs.attrib);
 }
 
 static void page_vmcbs(void)
@@ -46,7 +48,8 @@ static void page_pmu(void)
 {
 	const struct pmu *pmu = &the_cpu.vcpu.pmu;
 
-	log_line(LOG_PANIC, "reprogram_pmc_on_nested_transition=%lx pending=%lx enabled_hw=%lx counting=%lx",
+	log_line(LOG_PANIC,
+		 "reprogram_pmc_on_nested_transition=%lx pending=%lx enabled_hw=%lx counting=%lx",
 		 pmu->reprogram_pmc_on_nested_transition, pmu->reprogram_pending, pmu->enabled_hw,
 		 the_cpu.vcpu.clock.counting);
 }
@@ -57,8 +60,10 @@ static void page_history(void)
 	u64 first = v->exits > EXIT_HISTORY ? v->exits - EXIT_HISTORY : 0;
 
 	for (u64 i = first; i < v->exits; i++)
-		log_line(LOG_PANIC, "exit %lu: %lx(%s) rip=%lx", i, v->history_code[i % EXIT_HISTORY],
-			 exit_name(v->history_code[i % EXIT_HISTORY]), v->history_rip[i % EXIT_HISTORY]);
+		log_line(LOG_PANIC, "exit %lu: %lx(%s) rip=%lx", i,
+			 v->history_code[i % EXIT_HISTORY],
+			 exit_name(v->history_code[i % EXIT_HISTORY]),
+			 v->history_rip[i % EXIT_HISTORY]);
 }
 
 NORETURN static void panic_page(void)
@@ -105,6 +110,6 @@ void fault(struct fault_frame *frame)
 			}
 		}
 	}
-	panic("exception vector=%lu error=%lx rip=%lx cr2=%lx rsp=%lx", frame->vector, frame->error_code,
-	      frame->rip, cpu_read_cr2(), frame->rsp);
+	panic("exception vector=%lu error=%lx rip=%lx cr2=%lx rsp=%lx", frame->vector,
+	      frame->error_code, frame->rip, cpu_read_cr2(), frame->rsp);
 }

@@ -17,7 +17,8 @@
 #include "x86/cr.h"
 #include "x86/svm.h"
 
-enum gpr { /* encoding order; RAX and RSP of a guest live in its VMCB */
+/* Encoding order; RAX and RSP of a guest live in its VMCB. */
+enum gpr {
 	GPR_RAX,
 	GPR_RCX,
 	GPR_RDX,
@@ -38,7 +39,7 @@ enum gpr { /* encoding order; RAX and RSP of a guest live in its VMCB */
 #define SPECIAL_HOLE BIT(2)  /* one instruction runs with writable pages in place of our memory */
 #define SPECIAL_NMI BIT(3)   /* an NMI that L0 took while L1 had GIF=0 is owed to L1 or L2 */
 #define SPECIAL_ENTRY BIT(4) /* EVENTINJ or TLB_CONTROL were set for one VMRUN */
-#define HOLE_LEAVES 4    /* pages that one instruction can write to */
+#define HOLE_LEAVES 4	     /* pages that one instruction can write to */
 
 /* Hardware ASIDs: L1's, then one per shadow space (L2 under nested paging), then one for L2 without it. */
 #define ASID_L1 1u
@@ -65,52 +66,53 @@ struct known_exit {
 #define KNOWN_EXITS 0x100 /* found by the low bits of RIP; a power of two */
 
 struct nested {
-	struct vmcb_control ctl;    /* L0's copy of vmcb12's control area: read once, checked, used */
+	struct vmcb_control ctl; /* L0's copy of vmcb12's control area: read once, checked, used */
 	u64 vmcb12_gpa;
 	struct shadow_space *space; /* NULL: L2 runs without nested paging */
 	struct npt_mode npt_mode;   /* L1's paging mode at its VMRUN */
-	u32 no_npt_vasid;           /* L1's ASID whose translations ASID_L2_NO_NPT holds */
-	u64 injected_exit;          /* EVENTINJ of vmcb12 was injected after this exit (a value of vcpu.exits) */
-	u64 hole_map[IOPM_BYTES / 8] ALIGNED(4096); /* an IOPM that overlaps our memory, as L1 would see it */
+	u32 no_npt_vasid;	    /* L1's ASID whose translations ASID_L2_NO_NPT holds */
+	u64 injected_exit; /* EVENTINJ of vmcb12 was injected after this exit (a value of vcpu.exits) */
+	/* an IOPM that overlaps our memory, as L1 would see it */
+	u64 hole_map[IOPM_BYTES / 8] ALIGNED(4096);
 };
 
 struct vcpu {
-	u64 gpr[GPR_COUNT];   /* of the running level */
-	u64 vmcb_hpa;         /* of `vmcb` */
-	struct vmcb *vmcb;    /* vmcb01 or vmcb02: what VMRUN runs next */
-	struct vmcb *vmcb01;  /* L1 */
-	struct vmcb *vmcb02;  /* L2 */
+	u64 gpr[GPR_COUNT];  /* of the running level */
+	u64 vmcb_hpa;	     /* of `vmcb` */
+	struct vmcb *vmcb;   /* vmcb01 or vmcb02: what VMRUN runs next */
+	struct vmcb *vmcb01; /* L1 */
+	struct vmcb *vmcb02; /* L2 */
 	u64 vmcb01_hpa;
 	u64 vmcb02_hpa;
 
 	/* backend clock: see hv/vmrun.asm */
-	u64 clock_overhead;  /* TSC ticks of L0's own part between the two readings */
-	u64 probe_rsp;       /* stack of vmrun_probe()'s caller */
+	u64 clock_overhead; /* TSC ticks of L0's own part between the two readings */
+	u64 probe_rsp;	    /* stack of vmrun_probe()'s caller */
 	void (*ordinary_exit)(struct vcpu *v);
 	void (*on_exit)(struct vcpu *v); /* called at #VMEXIT; chosen by vcpu_set_special() */
-	u64 halt_now;        /* clock.now when the guest was let into HLT */
+	u64 halt_now;			 /* clock.now when the guest was let into HLT */
 	u64 halt_rip;
 	struct pmu_clock clock;
 
-	bool gif;            /* L1's; while L2 runs it is 1 */
-	bool svme;           /* L1's EFER.SVME */
+	bool gif;  /* L1's; while L2 runs it is 1 */
+	bool svme; /* L1's EFER.SVME */
 	bool has_nrips;
 	bool has_flush_by_asid;
 	bool halt_intercepted;
-	u8 phys_bits;        /* that L1 sees */
-	bool host_if;        /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
-	u32 special;         /* SPECIAL_*: why exits do not take the ordinary path */
-	u32 insn_prefixes;   /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
-	u64 next_rip;        /* behind the instruction that exited, where it has a length in the exit table */
-	u32 backend;         /* enum tally_backend */
-	u32 cpuid_ext_max;   /* the CPU's last extended leaf */
-	u64 guest_efer_mask; /* EFER bits that exist here */
-	u64 vm_cr;           /* L1's */
-	u64 hsave_pa;        /* L1's */
+	u8 phys_bits;	   /* that L1 sees */
+	bool host_if;	   /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
+	u32 special;	   /* SPECIAL_*: why exits do not take the ordinary path */
+	u32 insn_prefixes; /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
+	u64 next_rip; /* behind the instruction that exited, where it has a length in the exit table */
+	u32 backend;	      /* enum tally_backend */
+	u32 cpuid_ext_max;    /* the CPU's last extended leaf */
+	u64 guest_efer_mask;  /* EFER bits that exist here */
+	u64 vm_cr;	      /* L1's */
+	u64 hsave_pa;	      /* L1's */
 	u32 l0_intercepts[6]; /* what L0 wants from any guest */
 	struct vmrun_limits limits;
 	struct guest_memory mem;
-	struct range hole;   /* hpa = gpa of our own memory */
+	struct range hole; /* hpa = gpa of our own memory */
 	struct nested nested;
 	struct shadow shadow;
 	struct pmu pmu;
@@ -134,14 +136,15 @@ struct vcpu {
 
 /* What an exit handler wants done; applied in one place, vcpu_exit(). */
 enum verdict {
-	RESUME,       /* as is */
-	ADVANCE,      /* past the instruction, which retires */
-	REFLECT_L1,   /* L2's exit becomes a #VMEXIT of L1's */
-	STOP,         /* this level cannot go on: logged, and the machine is shut down as a real one would be */
+	RESUME,	    /* as is */
+	ADVANCE,    /* past the instruction, which retires */
+	REFLECT_L1, /* L2's exit becomes a #VMEXIT of L1's */
+	STOP, /* this level cannot go on: logged, and the machine is shut down as a real one would be */
 	INJECT = 0x100, /* | vector, and | INJECT_ERROR for an error code of 0 */
 	INJECT_ERROR = 0x200,
 	INJECT_GP = INJECT | INJECT_ERROR | 13,
 	INJECT_UD = INJECT | 6,
+	INJECT_DB = INJECT | 1,
 };
 
 /* vmrun.asm */

@@ -37,13 +37,13 @@ typedef int64_t s64;
 
 /* Negated on return, so that 0 stays "done". */
 enum error {
-	E_RANGE = 1,   /* a number or address out of range */
-	E_NOMEM = 2,   /* a fixed table is full */
-	E_FAULT = 3,   /* a guest access that must fault */
-	E_INVAL = 4,   /* input that is malformed */
-	E_UNSUPP = 5,  /* architecturally legal, but not supported here */
-	E_NOENT = 6,   /* not there */
-	E_BUSY = 7,    /* already in use */
+	E_RANGE = 1,  /* a number or address out of range */
+	E_NOMEM = 2,  /* a fixed table is full */
+	E_FAULT = 3,  /* a guest access that must fault */
+	E_INVAL = 4,  /* input that is malformed */
+	E_UNSUPP = 5, /* architecturally legal, but not supported here */
+	E_NOENT = 6,  /* not there */
+	E_BUSY = 7,   /* already in use */
 };
 
 #endif

@@ -118,7 +118,8 @@ u64 l2_caught(void)
 {
 	u64 offset = l2.vmcb.save.rip - (u64)l2_event_stubs;
 
-	if (l2.vmcb.control.exit_code != VMEXIT_VMMCALL || offset >= ARRAY_SIZE(l2.idt) * L2_EVENT_STUB_BYTES)
+	if (l2.vmcb.control.exit_code != VMEXIT_VMMCALL ||
+	    offset >= ARRAY_SIZE(l2.idt) * L2_EVENT_STUB_BYTES)
 		return VEC_NONE;
 	return offset / L2_EVENT_STUB_BYTES;
 }

@@ -2,7 +2,8 @@
 /* Compiled to assembly, from which the Makefile takes the numbers for vmrun.asm. */
 #include "hv/vcpu.h"
 
-#define OFFSET(name, field) asm volatile(".ascii \"@@ " #name " %c0\"" : : "i"(offsetof(struct vcpu, field)))
+#define OFFSET(name, field)                                                                        \
+	asm volatile(".ascii \"@@ " #name " %c0\"" : : "i"(offsetof(struct vcpu, field)))
 
 void offsets(void);
 

@@ -9,7 +9,8 @@
 
 static inline u64 event_exception(unsigned int vector, bool has_error, u32 error)
 {
-	return EVENT_V | EVENT_TYPE_EXCEPTION | vector | (has_error ? EVENT_EV : 0) | (u64)error << EVENT_ERROR_SHIFT;
+	return EVENT_V | EVENT_TYPE_EXCEPTION | vector | (has_error ? EVENT_EV : 0) |
+	       (u64)error << EVENT_ERROR_SHIFT;
 }
 
 /* Exceptions of which two in a row are a double fault (table 8-4). */

@@ -12,7 +12,8 @@ static void put(struct out *o, char c)
 		o->buf[o->used++] = c;
 }
 
-static void put_number(struct out *o, u64 value, unsigned int base, bool negative, unsigned int width, char pad)
+static void put_number(struct out *o, u64 value, unsigned int base, bool negative,
+		       unsigned int width, char pad)
 {
 	char digits[24];
 	unsigned int n = 0;
@@ -64,16 +65,21 @@ size_t format_v(char *buf, size_t size, const char *fmt, va_list args)
 		case 'd': {
 			s64 value = is_long ? va_arg(args, long) : va_arg(args, int);
 
-			put_number(&o, value < 0 ? 0 - (u64)value : (u64)value, 10, value < 0, width, pad);
+			put_number(&o, value < 0 ? 0 - (u64)value : (u64)value, 10, value < 0,
+				   width, pad);
 			break;
 		}
 		case 'u':
-			put_number(&o, is_long ? va_arg(args, unsigned long) : va_arg(args, unsigned int), 10,
-				   false, width, pad);
+			put_number(&o,
+				   is_long ? va_arg(args, unsigned long)
+					   : va_arg(args, unsigned int),
+				   10, false, width, pad);
 			break;
 		case 'x':
-			put_number(&o, is_long ? va_arg(args, unsigned long) : va_arg(args, unsigned int), 16,
-				   false, width, pad);
+			put_number(&o,
+				   is_long ? va_arg(args, unsigned long)
+					   : va_arg(args, unsigned int),
+				   16, false, width, pad);
 			break;
 		case 0:
 			fmt--;

@@ -27,9 +27,12 @@
 #define MERGE_INT_CTL_BACK ((u32)(V_TPR_MASK | V_IRQ))
 
 /* Unrolled: a loop costs three times the instructions. */
+/* clang-format off */
 #define MERGE_COPY(to, from, first, end)                                                           \
-	_Pragma("GCC unroll 8") for (size_t i_ = (first) / 8; i_ < (end) / 8; i_++)                                        \
+	_Pragma("GCC unroll 8")                                                                    \
+	for (size_t i_ = (first) / 8; i_ < (end) / 8; i_++)                                        \
 		((u64 *)(to))[i_] = ((const volatile u64 *)(from))[i_];
+/* clang-format on */
 
 /*
  * The one time that vmcb12 is read: L1 may change it at any time, and what is checked must be what is used.
@@ -38,8 +41,10 @@
 static ALWAYS_INLINE void merge_read_vmcb12(struct vmcb_control *ctl, struct vmcb_save *save,
 					    const volatile struct vmcb *vmcb12)
 {
-	MERGE_COPY(ctl, &vmcb12->control, MERGE_CONTROL_AT(intercepts), MERGE_CONTROL_AT(reserved_018))
-	MERGE_COPY(ctl, &vmcb12->control, MERGE_CONTROL_AT(iopm_base_pa), MERGE_CONTROL_AT(exit_code))
+	MERGE_COPY(ctl, &vmcb12->control, MERGE_CONTROL_AT(intercepts),
+		   MERGE_CONTROL_AT(reserved_018))
+	MERGE_COPY(ctl, &vmcb12->control, MERGE_CONTROL_AT(iopm_base_pa),
+		   MERGE_CONTROL_AT(exit_code))
 	MERGE_COPY(ctl, &vmcb12->control, MERGE_CONTROL_AT(np_ctl), MERGE_CONTROL_AT(avic_apic_bar))
 	MERGE_COPY(ctl, &vmcb12->control, MERGE_CONTROL_AT(event_inj), MERGE_CONTROL_AT(virt_ext))
 #define X(first, end) MERGE_COPY(save, &vmcb12->save, first, end)
@@ -58,9 +63,11 @@ static ALWAYS_INLINE void merge_intercept_cr8(struct vmcb_control *c02)
 }
 
 /* vmcb02's control area, but for permission maps and translation. l0: the intercepts that L0 wants of any guest. */
-static ALWAYS_INLINE void merge_control(struct vmcb_control *c02, const struct vmcb_control *ctl, const u32 l0[6])
+static ALWAYS_INLINE void merge_control(struct vmcb_control *c02, const struct vmcb_control *ctl,
+					const u32 l0[6])
 {
-	_Pragma("GCC unroll 6") for (unsigned int i = 0; i < ARRAY_SIZE(c02->intercepts); i++)
+#pragma GCC unroll 6
+	for (unsigned int i = 0; i < ARRAY_SIZE(c02->intercepts); i++)
 		c02->intercepts[i] = ctl->intercepts[i] | l0[i];
 	c02->tsc_offset = ctl->tsc_offset;
 	c02->int_ctl = ctl->int_ctl & MERGE_INT_CTL;
@@ -94,13 +101,15 @@ static ALWAYS_INLINE u64 merge_exit_int_info(u64 event)
 }
 
 /* #VMEXIT's stores into vmcb12, but for exit code and infos. own_pat: L2 has a PAT of its own. */
-static ALWAYS_INLINE void merge_write_back(struct vmcb *vmcb12, const struct vmcb *vmcb02, u32 int_ctl12, bool own_pat)
+static ALWAYS_INLINE void merge_write_back(struct vmcb *vmcb12, const struct vmcb *vmcb02,
+					   u32 int_ctl12, bool own_pat)
 {
 	const struct vmcb_control *c02 = &vmcb02->control;
 
 	vmcb12->control.exit_int_info = merge_exit_int_info(c02->exit_int_info);
 	vmcb12->control.event_inj = 0;
-	vmcb12->control.int_ctl = (int_ctl12 & ~MERGE_INT_CTL_BACK) | (c02->int_ctl & MERGE_INT_CTL_BACK);
+	vmcb12->control.int_ctl =
+		(int_ctl12 & ~MERGE_INT_CTL_BACK) | (c02->int_ctl & MERGE_INT_CTL_BACK);
 	vmcb12->control.int_state = c02->int_state & INTERRUPT_SHADOW;
 #define X(first, end) MERGE_COPY(&vmcb12->save, &vmcb02->save, first, end)
 	MERGE_SAVE_RANGES(X)

@@ -12,9 +12,9 @@ int msrpm_bit(u32 msr);
 
 /* Which u64 of the map holds the bits of an MSR that the map covers. */
 #define MSRPM_WORD(msr)                                                                            \
-	((((msr) >= 0xc0010000u ? 0x1000u :                                                        \
-	   (msr) >= 0xc0000000u ? 0x800u :                                                         \
-				  0) +                                                             \
+	((((msr) >= 0xc0010000u	  ? 0x1000u                                                        \
+	   : (msr) >= 0xc0000000u ? 0x800u                                                         \
+				  : 0) +                                                           \
 	  ((msr)&0x1fffu) / 4) /                                                                   \
 	 8)
 

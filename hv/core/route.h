@@ -12,7 +12,8 @@
  * refusals and codes that have no intercept bit are L0's first. An I/O exit is L1's: L0 asks for none, and the CPU has
  * read L1's map.
  */
-static ALWAYS_INLINE bool route_to_l1(const struct vmcb_control *ctl, u64 code, const u8 *msrpm, u32 msr, bool write)
+static ALWAYS_INLINE bool route_to_l1(const struct vmcb_control *ctl, u64 code, const u8 *msrpm,
+				      u32 msr, bool write)
 {
 	if (unlikely(code >= INTERCEPT_BITS) || !vmcb_intercepts(ctl, (unsigned int)code))
 		return false;

@@ -2,7 +2,8 @@
 #include "hv/core/tables.h"
 #include "x86/cr.h"
 
-#define LOW_GIGABYTES 4 /* mapped with 2-MByte pages, the first 2 MByte with 4-KByte ones: MTRR types vary there */
+/* Mapped with 2-MByte pages, the first 2 MByte with 4-KByte ones: MTRR types vary there. */
+#define LOW_GIGABYTES 4
 
 /* The A and D bits are set: nobody looks at them, and the CPU need not. */
 #define TABLE (PTE_P | PTE_W | PTE_U | PTE_A)
@@ -96,9 +97,9 @@ static int map_core(struct tables *t)
 		pd[at / PAGE_2M] = pointer(t, pt, SUPERVISOR(TABLE));
 		for (u64 i = 0; i < 512; i++) {
 			u64 page = at + i * PAGE_SIZE;
-			u64 flags = page < core->text_end   ? 0 :
-				    page < core->rodata_end ? PTE_NX :
-							      PTE_NX | PTE_W;
+			u64 flags = page < core->text_end     ? 0
+				    : page < core->rodata_end ? PTE_NX
+							      : PTE_NX | PTE_W;
 
 			pt[i] = (core->hpa + page) | flags | PTE_P | PTE_A | PTE_D;
 		}
@@ -115,8 +116,9 @@ int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa)
 	t->core_root = table(t);
 	t->hole = table(t);
 	core_hole = table(t);
-	if (!t->npt || !t->core_root || !t->hole || !core_hole || identity(t, t->npt, bits, t->npt_low) ||
-	    identity(t, t->core_root, bits, core_low) || split_first_2m(t, t->npt_low[0]) || map_core(t))
+	if (!t->npt || !t->core_root || !t->hole || !core_hole ||
+	    identity(t, t->npt, bits, t->npt_low) || identity(t, t->core_root, bits, core_low) ||
+	    split_first_2m(t, t->npt_low[0]) || map_core(t))
 		return -E_NOMEM;
 	for (u64 i = 0; i < 512; i++) {
 		t->hole[i] = hole_page_hpa | PTE_P | PTE_U | PTE_A | PTE_D;
@@ -125,7 +127,8 @@ int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa)
 	for (u64 at = t->core.hpa; at < t->core.hpa + t->core.bytes; at += PAGE_2M) {
 		/* absent at first for L1, so that the first touch is noticed */
 		t->npt_low[at / PAGE_1G][at % PAGE_1G / PAGE_2M] = 0;
-		core_low[at / PAGE_1G][at % PAGE_1G / PAGE_2M] = pointer(t, core_hole, PTE_P | PTE_A);
+		core_low[at / PAGE_1G][at % PAGE_1G / PAGE_2M] =
+			pointer(t, core_hole, PTE_P | PTE_A);
 	}
 	/* L0's low half: NX and supervisor at the top hold for all below */
 	for (u64 i = 0; i < slots; i++)
@@ -140,7 +143,9 @@ u64 *tables_open_hole(struct tables *t, u64 gpa)
 }
 
 /* `executable`: nothing above has NX; `writable`: everything above has W. */
-static u64 check(const struct tables *t, const u64 *table, unsigned int level, u64 base, bool writable, bool executable)
+/* NOLINTNEXTLINE(misc-no-recursion): as deep as page tables are */
+static u64 check(const struct tables *t, const u64 *table, unsigned int level, u64 base,
+		 bool writable, bool executable)
 {
 	for (u64 i = 0; i < 512; i++) {
 		bool w = writable && (table[i] & PTE_W), x = executable && !(table[i] & PTE_NX);

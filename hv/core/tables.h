@@ -11,24 +11,24 @@
 /* Memory whose bytes are at va for us, and at hpa for the page walker. Zeroed. */
 struct page_pool {
 	u8 *va, *va_end; /* what is left */
-	s64 va_to_hpa;   /* hpa = va + this */
+	s64 va_to_hpa;	 /* hpa = va + this */
 };
 
 /* Where L0's image and region are; offsets are page-aligned. */
 struct core_layout {
-	u64 va;    /* of the region, 1-GByte aligned */
-	u64 hpa;   /* 2-MByte aligned, region below 4 GByte */
-	u64 bytes; /* whole 2 MBytes */
+	u64 va;				     /* of the region, 1-GByte aligned */
+	u64 hpa;			     /* 2-MByte aligned, region below 4 GByte */
+	u64 bytes;			     /* whole 2 MBytes */
 	u64 text_end, rodata_end, image_end; /* offsets in the region */
 };
 
 struct tables {
 	struct page_pool pool;
 	struct core_layout core;
-	u64 *npt;         /* L1's: identity for [0, 2^bits), the region absent */
-	u64 *core_root;   /* L0's: the same below, never executable, the region as pages of FFh; and L0 itself at core.va */
-	u64 *hole;        /* a page table with 512 times the page of FFh, for L1 */
-	u64 *npt_low[4];  /* the nested page directories of the first 4 GByte */
+	u64 *npt; /* L1's: identity for [0, 2^bits), the region absent */
+	u64 *core_root; /* L0's: the same below, never executable, the region as pages of FFh; and L0 itself at core.va */
+	u64 *hole;	 /* a page table with 512 times the page of FFh, for L1 */
+	u64 *npt_low[4]; /* the nested page directories of the first 4 GByte */
 };
 
 /* `pages` zeroed pages of the pool; NULL if it is used up. */

@@ -20,18 +20,19 @@
 /* Page tables (one PDPT per 512 GByte of NPT, and of the core's own) and the pool of shadow tables. */
 #define CORE_SHADOW_PAGES 512u
 #define CORE_POOL_BYTES(phys_bits)                                                                 \
-	((CORE_SHADOW_PAGES + 64 + 2 * ((phys_bits) > 39 ? 1ull << ((phys_bits)-39) : 1)) << PAGE_SHIFT)
+	((CORE_SHADOW_PAGES + 64 + 2 * ((phys_bits) > 39 ? 1ull << ((phys_bits)-39) : 1))          \
+	 << PAGE_SHIFT)
 
 /* At offset 0 of the image, filled in by linker.ld. Offsets are bytes from the image start, page-aligned. */
 struct image_header {
 	u64 magic;
-	u64 text_end;    /* [0, text_end): RX */
-	u64 rodata_end;  /* [text_end, rodata_end): R */
-	u64 file_end;    /* bytes in the file; the rest of [.., image_end) is zeroed */
-	u64 image_end;   /* [rodata_end, image_end): RW, NX */
-	u64 rela_start;  /* ELF64 RELA records, all R_X86_64_RELATIVE */
+	u64 text_end;	/* [0, text_end): RX */
+	u64 rodata_end; /* [text_end, rodata_end): R */
+	u64 file_end;	/* bytes in the file; the rest of [.., image_end) is zeroed */
+	u64 image_end;	/* [rodata_end, image_end): RW, NX */
+	u64 rela_start; /* ELF64 RELA records, all R_X86_64_RELATIVE */
 	u64 rela_end;
-	u64 entry;       /* s64 entry(const struct handoff *), System V ABI */
+	u64 entry; /* s64 entry(const struct handoff *), System V ABI */
 };
 
 enum log_sink {
@@ -42,8 +43,10 @@ enum log_sink {
 };
 
 enum svme0_rule {
-	SVME0_STOP = 0,  /* APM2 table 13-4: with SVME=0 a counter with either bit set does not count */
-	SVME0_COUNT = 1, /* the v4 patch series: with SVME=0 the two bits are ignored */
+	/* APM2 table 13-4: with SVME=0 a counter with either bit set does not count */
+	SVME0_STOP = 0,
+	/* the v4 patch series: with SVME=0 the two bits are ignored */
+	SVME0_COUNT = 1,
 };
 
 enum pmu_choice {

@@ -44,18 +44,18 @@ struct tally_status {
 	u32 exact;
 	u32 counters;
 	u64 reprogram_pmc_on_nested_transition;
-	u64 evtsel_writes;   /* selector writes that reached the machine */
-	u64 transitions;     /* emulated VMRUN and #VMEXIT to L1 */
+	u64 evtsel_writes; /* selector writes that reached the machine */
+	u64 transitions;   /* emulated VMRUN and #VMEXIT to L1 */
 	u64 svme_toggles;
-	u64 exits;           /* all exits to L0 */
-	u64 shadow_fills;    /* nested page faults that L0 resolved from L1's tables */
-	u64 shadow_flushes;  /* shadow tables dropped */
-	u64 shadow_pages;    /* pages in use now */
-	u64 hole_accesses;   /* times the hypervisor's memory was touched or named */
-	u64 region_gpa;      /* the hypervisor's memory: reads as FFh, writes are dropped */
+	u64 exits;	    /* all exits to L0 */
+	u64 shadow_fills;   /* nested page faults that L0 resolved from L1's tables */
+	u64 shadow_flushes; /* shadow tables dropped */
+	u64 shadow_pages;   /* pages in use now */
+	u64 hole_accesses;  /* times the hypervisor's memory was touched or named */
+	u64 region_gpa;	    /* the hypervisor's memory: reads as FFh, writes are dropped */
 	u64 region_bytes;
 	struct {
-		u64 eventsel;    /* as the guest wrote it */
+		u64 eventsel;	 /* as the guest wrote it */
 		u64 eventsel_hw; /* as the machine holds it now */
 		u64 value;
 	} counter[TALLY_MAX_COUNTERS];

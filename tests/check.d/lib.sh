@@ -106,3 +106,26 @@ disassemble() {
 				print place " (" name ")\t" $0
 		}'
 }
+
+# defined FILE...: the global symbols that these define.
+defined() { nm -g --defined-only "$@" | awk 'NF == 3 { print $3 }'; }
+
+# undefined KNOWN OBJECT...: "file:line: foreign symbol NAME" for what these use and KNOWN does not list.
+# The GOT is the linker's.
+undefined() {
+	local known=$1
+	shift
+	nm -u -l -A "$@" | awk -v top="$PWD/" -v known="$known _GLOBAL_OFFSET_TABLE_" '
+		BEGIN {
+			n = split(known, word, /[ \n]+/)
+			for (i = 1; i <= n; i++)
+				is_known[word[i]] = 1
+		}
+		NF >= 3 && !($3 in is_known) {
+			place = NF > 3 ? $4 : $1
+			if (index(place, top) == 1)
+				place = substr(place, length(top) + 1)
+			sub(/:$/, "", place)
+			print place ": foreign symbol " $3
+		}'
+}

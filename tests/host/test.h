@@ -19,7 +19,10 @@ void test_fail(const char *file, int line, const char *fmt, ...) PRINTF(3, 4);
 u64 test_random(void);
 void test_seed(u64 seed);
 /* A number below n. */
-static inline u64 test_below(u64 n) { return test_random() % n; }
+static inline u64 test_below(u64 n)
+{
+	return test_random() % n;
+}
 
 #define TEST(name)                                                                                 \
 	static void name(void);                                                                    \

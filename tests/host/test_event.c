@@ -16,7 +16,8 @@ TEST(event_gp_combines_as_the_manual_says)
 			else if (exception && (vector == 0 || (vector >= 10 && vector <= 14)))
 				want = 0x80000b08ull;
 			CHECK_EQ(event_gp_during(first, 0x1234), want);
-			CHECK_EQ(event_gp_during(first & ~BIT(31), 0x1234), 0x80000b0dull | 0x1234ull << 32);
+			CHECK_EQ(event_gp_during(first & ~BIT(31), 0x1234),
+				 0x80000b0dull | 0x1234ull << 32);
 		}
 	}
 }

@@ -17,23 +17,29 @@ static const struct field {
 	u16 offset, bytes;
 	const char *name;
 } loaded[] = {
-	{0x050, 8, "TSC_OFFSET"},   {0x400, 0x40, "ES CS SS DS"}, {0x460, 0x10, "GDTR"}, {0x480, 0x10, "IDTR"},
-	{0x4cb, 1, "CPL"},	    {0x548, 8, "CR4"},		  {0x550, 8, "CR3"},	 {0x558, 8, "CR0"},
-	{0x560, 8, "DR7"},	    {0x568, 8, "DR6"},		  {0x570, 8, "RFLAGS"},	 {0x578, 8, "RIP"},
-	{0x5d8, 8, "RSP"},	    {0x5e0, 0x18, "CET"},	  {0x5f8, 8, "RAX"},	 {0x640, 8, "CR2"},
+	{0x050, 8, "TSC_OFFSET"}, {0x400, 0x40, "ES CS SS DS"},
+	{0x460, 0x10, "GDTR"},	  {0x480, 0x10, "IDTR"},
+	{0x4cb, 1, "CPL"},	  {0x548, 8, "CR4"},
+	{0x550, 8, "CR3"},	  {0x558, 8, "CR0"},
+	{0x560, 8, "DR7"},	  {0x568, 8, "DR6"},
+	{0x570, 8, "RFLAGS"},	  {0x578, 8, "RIP"},
+	{0x5d8, 8, "RSP"},	  {0x5e0, 0x18, "CET"},
+	{0x5f8, 8, "RAX"},	  {0x640, 8, "CR2"},
 	{0x668, 8, "G_PAT"},
 };
 
 /* Bytes whose way is tested apart: intercepts, interrupt control, shadow, EVENTINJ, EFER, EXITINTINFO. */
 static const struct field apart[] = {
-	{0x000, 0x18, "intercepts"}, {0x060, 8, "interrupt control"}, {0x068, 8, "interrupt shadow"},
-	{0x088, 8, "EXITINTINFO"},   {0x0a8, 8, "EVENTINJ"},	      {0x4d0, 8, "EFER"},
+	{0x000, 0x18, "intercepts"},	{0x060, 8, "interrupt control"},
+	{0x068, 8, "interrupt shadow"}, {0x088, 8, "EXITINTINFO"},
+	{0x0a8, 8, "EVENTINJ"},		{0x4d0, 8, "EFER"},
 };
 
 static bool among(const struct field *fields, size_t n, size_t offset)
 {
 	for (size_t i = 0; i < n; i++)
-		if (offset >= fields[i].offset && offset < (size_t)fields[i].offset + fields[i].bytes)
+		if (offset >= fields[i].offset &&
+		    offset < (size_t)fields[i].offset + fields[i].bytes)
 			return true;
 	return false;
 }
@@ -72,12 +78,14 @@ TEST(merge_loads_exactly_the_fields_of_the_manual)
 			continue;
 		if (!among(loaded, ARRAY_SIZE(loaded), at)) {
 			if (memcmp(&before, &vmcb02, sizeof(before)))
-				test_fail(__FILE__, __LINE__, "byte %zx of vmcb12 reaches vmcb02", at);
+				test_fail(__FILE__, __LINE__, "byte %zx of vmcb12 reaches vmcb02",
+					  at);
 			continue;
 		}
 		*((u8 *)&before + at) = 0xff;
 		if (memcmp(&before, &vmcb02, sizeof(before)))
-			test_fail(__FILE__, __LINE__, "byte %zx of vmcb12 does not reach vmcb02 as it is", at);
+			test_fail(__FILE__, __LINE__,
+				  "byte %zx of vmcb12 does not reach vmcb02 as it is", at);
 	}
 }
 
@@ -93,7 +101,8 @@ TEST(merge_control_is_l1s_with_l0s_on_top)
 			l0[i] = (u32)test_random();
 		vmrun(l0);
 		for (unsigned int i = 0; i < INTERCEPT_BITS; i++) {
-			bool l1 = vmcb12.control.intercepts[i / 32] >> i % 32 & 1, ours = l0[i / 32] >> i % 32 & 1;
+			bool l1 = vmcb12.control.intercepts[i / 32] >> i % 32 & 1,
+			     ours = l0[i / 32] >> i % 32 & 1;
 			bool cr8 = i == 24 && (vmcb12.control.int_ctl & BIT(8));
 
 			CHECK_EQ(vmcb_intercepts(c, i), l1 || ours || cr8);
@@ -106,7 +115,8 @@ TEST(merge_control_is_l1s_with_l0s_on_top)
 		CHECK_EQ(c->exit_int_info, 0);
 		CHECK_EQ(vmcb02.save.rflags, vmcb12.save.rflags | 2);
 		CHECK_EQ(vmcb02.save.efer & ~BIT(10), vmcb12.save.efer & ~BIT(10));
-		CHECK_EQ(vmcb02.save.efer >> 10 & 1, (vmcb12.save.efer >> 8 & 1) && (vmcb12.save.cr0 >> 31 & 1));
+		CHECK_EQ(vmcb02.save.efer >> 10 & 1,
+			 (vmcb12.save.efer >> 8 & 1) && (vmcb12.save.cr0 >> 31 & 1));
 	}
 }
 
@@ -130,7 +140,8 @@ static bool is_stored(size_t at, bool own_pat)
 {
 	if (at >= 0x668 && at < 0x670)
 		return own_pat;
-	return (at >= 0x4d0 && at < 0x4d8) || (at >= 0x400 && among(loaded, ARRAY_SIZE(loaded), at));
+	return (at >= 0x4d0 && at < 0x4d8) ||
+	       (at >= 0x400 && among(loaded, ARRAY_SIZE(loaded), at));
 }
 
 TEST(merge_writes_back_exactly_the_fields_of_the_manual)
@@ -152,11 +163,13 @@ TEST(merge_writes_back_exactly_the_fields_of_the_manual)
 			else if (at == 0x68)
 				before.control.int_state = 1;
 			else if (at >= 0x88 && at < 0x90)
-				before.control.exit_int_info = vmcb12.control.exit_int_info; /* tested below */
+				before.control.exit_int_info =
+					vmcb12.control.exit_int_info; /* tested below */
 			else if (is_stored(at, own_pat))
 				*((u8 *)&before + at) = 0xff;
 			if (memcmp(&before, &vmcb12, sizeof(before)))
-				test_fail(__FILE__, __LINE__, "byte %zx of vmcb02, own_pat=%u", at, own_pat);
+				test_fail(__FILE__, __LINE__, "byte %zx of vmcb02, own_pat=%u", at,
+					  own_pat);
 		}
 	}
 }
@@ -170,7 +183,8 @@ TEST(merge_write_back_keeps_what_is_l1s)
 		randomize(&vmcb02);
 		int_ctl = vmcb12.control.int_ctl;
 		merge_write_back(&vmcb12, &vmcb02, int_ctl, true);
-		CHECK_EQ(vmcb12.control.int_ctl, (int_ctl & ~0x1ffu) | (vmcb02.control.int_ctl & 0x1ff));
+		CHECK_EQ(vmcb12.control.int_ctl,
+			 (int_ctl & ~0x1ffu) | (vmcb02.control.int_ctl & 0x1ff));
 		CHECK_EQ(vmcb12.control.event_inj, 0);
 	}
 }
@@ -179,7 +193,8 @@ TEST(merge_exit_int_info_has_silicons_types)
 {
 	for (unsigned int type = 0; type < 8; type++) {
 		for (unsigned int vector = 0; vector < 256; vector++) {
-			u64 event = BIT(31) | (u64)type << 8 | vector | 0x1234ull << 32, want = event;
+			u64 event = BIT(31) | (u64)type << 8 | vector | 0x1234ull << 32,
+			    want = event;
 
 			CHECK_EQ(merge_exit_int_info(event & ~BIT(31)), 0);
 			if (type == 3 && vector == 2)
@@ -200,11 +215,11 @@ TEST(route_goes_by_the_intercept_bit)
 	memset(everything, 0xff, sizeof(everything));
 	for (u64 code = 0; code < 0x2000; code++) {
 		/* by hand: word and bit of table B-1 for CRs, DRs, exceptions, and words 3 to 5 */
-		int bit = code < 0x20 ? 0 * 32 + (int)code :
-			  code < 0x40 ? 1 * 32 + (int)code - 0x20 :
-			  code < 0x60 ? 2 * 32 + (int)code - 0x40 :
-			  code < 0xc0 ? 3 * 32 + (int)code - 0x60 :
-					-1;
+		int bit = code < 0x20	? 0 * 32 + (int)code
+			  : code < 0x40 ? 1 * 32 + (int)code - 0x20
+			  : code < 0x60 ? 2 * 32 + (int)code - 0x40
+			  : code < 0xc0 ? 3 * 32 + (int)code - 0x60
+					: -1;
 
 		memset(&ctl, 0, sizeof(ctl));
 		CHECK(!route_to_l1(&ctl, code, everything, 0x10, false));
@@ -224,7 +239,8 @@ TEST(route_goes_by_the_intercept_bit)
 
 TEST(route_asks_the_msr_permission_map)
 {
-	static const u32 msrs[] = {0, 0x10, 0x1fff, 0xc0000000, 0xc0000080, 0xc0001fff, 0xc0010000, 0xc0010200, 0xc0011fff};
+	static const u32 msrs[] = {0,	       0x10,	   0x1fff,     0xc0000000, 0xc0000080,
+				   0xc0001fff, 0xc0010000, 0xc0010200, 0xc0011fff};
 	static u8 map[MSRPM_BYTES];
 
 	memset(&ctl, 0, sizeof(ctl));

@@ -63,8 +63,10 @@ static bool in_region(u64 address)
 /* Addresses worth looking at below 2^bits: corners of pages of all sizes, of the region, and random ones. */
 static u64 some_address(unsigned int bits, unsigned int i)
 {
-	static const u64 corners[] = {0, 0xfff, 0x1000, PAGE_2M - 1, PAGE_2M, PAGE_1G - 1, PAGE_1G, 0xfee00000,
-				      0xffffffff, 0x100000000, HPA - 1, HPA, HPA + 0x5000, HPA + REGION - 1, HPA + REGION};
+	static const u64 corners[] = {
+		0,	     0xfff,   0x1000,	    PAGE_2M - 1,      PAGE_2M,
+		PAGE_1G - 1, PAGE_1G, 0xfee00000,   0xffffffff,	      0x100000000,
+		HPA - 1,     HPA,     HPA + 0x5000, HPA + REGION - 1, HPA + REGION};
 
 	if (i < ARRAY_SIZE(corners))
 		return corners[i];
@@ -82,7 +84,8 @@ TEST(tables_are_the_identity_without_the_region)
 		build(&f, sizes[s], 0x2f000);
 		for (unsigned int i = 0; i < 20000; i++) {
 			u64 address = some_address(sizes[s], i);
-			struct found l1 = look_up(&f, f.t.npt, address), l0 = look_up(&f, f.t.core_root, address);
+			struct found l1 = look_up(&f, f.t.npt, address),
+				     l0 = look_up(&f, f.t.core_root, address);
 
 			CHECK(l0.present && (l0.flags & PTE_NX) && !(l0.flags & PTE_U));
 			if (in_region(address)) {
