@@ -5,7 +5,6 @@ bits 64
 default rel
 
 global segments_save, segments_restore
-global memset, memcpy
 
 section .text
 
@@ -38,20 +37,5 @@ segments_restore:
 	push rcx
 	push rax
 	retfq
-
-; The compiler calls these two on its own.
-memset:
-	mov r8, rdi
-	mov eax, esi
-	mov rcx, rdx
-	rep stosb
-	mov rax, r8
-	ret
-
-memcpy:
-	mov rax, rdi
-	mov rcx, rdx
-	rep movsb
-	ret
 
 section .note.GNU-stack noalloc noexec nowrite progbits
