@@ -24,7 +24,7 @@ static NOINLINE void cpuid_own(const struct vcpu *v, u32 leaf, struct cpuid_leaf
 		break;
 	case TALLY_CPUID_STATUS:
 		*l = (struct cpuid_leaf){TALLY_ABI_VERSION, v->backend,
-					 (v->clock.exact ? 1u : 0) |
+					 (vcpu_counts_exactly(v) ? 1u : 0) |
 						 (v->pmu.rule == SVME0_COUNT ? 2u : 0),
 					 v->clock.shift};
 		break;
@@ -324,7 +324,7 @@ static u32 hypercall_status(struct vcpu *v, u64 gpa)
 	struct tally_status status = {
 		.version = TALLY_ABI_VERSION,
 		.backend = v->backend,
-		.exact = v->clock.exact,
+		.exact = vcpu_counts_exactly(v),
 		.counters = v->backend == TALLY_BACKEND_OFF ? 0 : PMU_COUNTERS,
 		.reprogram_pmc_on_nested_transition = v->pmu.reprogram_pmc_on_nested_transition,
 		.evtsel_writes = v->pmu.evtsel_writes,

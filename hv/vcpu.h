@@ -234,6 +234,12 @@ static ALWAYS_INLINE void vcpu_retire(struct vcpu *v)
 		pmu_guest_only_retire(&v->guest_only, v->vmcb->save.cpl);
 }
 
+/* Whether retired instructions are counted to the last one. */
+static inline bool vcpu_counts_exactly(const struct vcpu *v)
+{
+	return v->backend == TALLY_BACKEND_GUEST_ONLY || v->clock.exact;
+}
+
 static ALWAYS_INLINE bool vcpu_in_l2(const struct vcpu *v)
 {
 	return v->special & SPECIAL_L2;

@@ -47,6 +47,7 @@ static ALWAYS_INLINE void merge_read_vmcb12(struct vmcb_control *ctl, struct vmc
 		   MERGE_CONTROL_AT(exit_code))
 	MERGE_COPY(ctl, &vmcb12->control, MERGE_CONTROL_AT(np_ctl), MERGE_CONTROL_AT(avic_apic_bar))
 	MERGE_COPY(ctl, &vmcb12->control, MERGE_CONTROL_AT(event_inj), MERGE_CONTROL_AT(virt_ext))
+	ctl->next_rip = vmcb12->control.next_rip;
 #define X(first, end) MERGE_COPY(save, &vmcb12->save, first, end)
 	MERGE_SAVE_RANGES(X)
 #undef X
@@ -74,6 +75,7 @@ static ALWAYS_INLINE void merge_control(struct vmcb_control *c02, const struct v
 	c02->int_vector = ctl->int_vector & 0xff;
 	c02->int_state = ctl->int_state & INTERRUPT_SHADOW;
 	c02->event_inj = ctl->event_inj & ~BITS(30, 12);
+	c02->next_rip = ctl->next_rip; /* where an injected software interrupt returns to */
 	c02->exit_int_info = 0;
 	merge_intercept_cr8(c02);
 }
