@@ -276,8 +276,10 @@ static u32 exit_invalid(struct vcpu *v)
 
 	if (!insn_decode(v, &insn) && insn.map == INSN_MAP_0F && insn.opcode == 0x22)
 		return INJECT_GP;
-	if (vcpu_in_l2(v))
-		return REFLECT_L1;
+	if (vcpu_in_l2(v)) {
+		nested_refused(v);
+		return RESUME;
+	}
 	/* L1 got itself into a state that VMRUN does not take: TCG lets MOV CR0 set NW without CD. Its registers are lost */
 	vcpu_shutdown(v, "vmrun-of-L1-refused");
 }

@@ -49,6 +49,9 @@ static void cpuid_extended(const struct vcpu *v, u32 leaf, struct cpuid_leaf *l)
 		if (v->backend != TALLY_BACKEND_OFF)
 			l->ecx |= CPUID_EXT1_ECX_PERFCTREXTCORE;
 		break;
+	case CPUID_ADDR_SIZES:
+		l->ebx |= (u32)CPUID_8_EBX_NO_LMSLE;
+		break;
 	case CPUID_SVM:
 		l->ecx = 0;
 		l->edx = (l->edx & SVM_OFFERED) | SVM_EMULATED;

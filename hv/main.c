@@ -93,7 +93,8 @@ static void capture_loader(struct vmcb_save *s, const struct handoff *handoff,
 	s->rax = 0;
 }
 
-/* EFER bits that exist on this CPU (APM2 §3.1.7); all others are #GP in WRMSR and invalid in VMRUN. */
+/* EFER bits that L1 has (APM2 §3.1.7); all others are #GP in WRMSR and invalid in VMRUN. LMSLE is none of them, whatever
+ * the CPU has (new ones have not): TCG shows it and refuses it in VMRUN. */
 static u64 efer_bits(void)
 {
 	u32 max = cpu_cpuid(CPUID_EXT_MAX, 0).eax;
@@ -102,7 +103,6 @@ static u64 efer_bits(void)
 	    a21 = max >= 0x80000021u ? cpu_cpuid(0x80000021u, 0).eax : 0;
 	u64 bits = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME;
 
-	bits |= b & BIT(20) ? 0 : EFER_LMSLE;
 	bits |= f.edx & BIT(25) ? EFER_FFXSR : 0;
 	bits |= f.ecx & BIT(17) ? EFER_TCE : 0;
 	bits |= b & BIT(8) ? EFER_MCOMMIT : 0;

@@ -184,16 +184,22 @@ static ALWAYS_INLINE void l1_after_vmexit(struct vcpu *v)
 		vcpu_trap(v); /* VMRUN is one instruction for the host's single step */
 }
 
-static NOINLINE u32 vmrun_refused(struct vcpu *v, enum vmrun_rule rule)
+/* VMEXIT_INVALID leaves all of vmcb12 but these as it was. */
+static void write_invalid(const struct vcpu *v)
 {
 	struct vmcb_control *c = &vmcb12(v)->control;
 
-	log_guest("event=vmexit_invalid vmcb12=%lx rule=%s", v->nested.vmcb12_gpa,
-		  vmrun_rule_name(rule));
 	c->exit_code = VMEXIT_INVALID;
 	c->exit_info_1 = 0;
 	c->exit_info_2 = 0;
 	c->event_inj = 0;
+}
+
+static NOINLINE u32 vmrun_refused(struct vcpu *v, enum vmrun_rule rule)
+{
+	log_guest("event=vmexit_invalid vmcb12=%lx rule=%s", v->nested.vmcb12_gpa,
+		  vmrun_rule_name(rule));
+	write_invalid(v);
 	vcpu_retire(v);
 	l1_after_vmexit(v);
 	return RESUME;
@@ -251,6 +257,19 @@ bool nested_wants(struct vcpu *v, u64 code)
 			   (u32)v->gpr[GPR_RCX], v->vmcb->control.exit_info_1 & 1);
 }
 
+/* Back to L1, behind its VMRUN. */
+static ALWAYS_INLINE void enter_l1(struct vcpu *v)
+{
+	vcpu_clr_special(v, SPECIAL_L2);
+	v->vmcb = v->vmcb01;
+	v->vmcb_hpa = v->vmcb01_hpa;
+	v->vmcb01->control.int_state = 0;
+	v->transitions++;
+	pmu_nested_transition(&v->pmu, false);
+	pmu_commit(&v->pmu);
+	l1_after_vmexit(v);
+}
+
 void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2)
 {
 	struct vmcb *to = vmcb12(v);
@@ -263,14 +282,18 @@ void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2)
 	if (v->has_nrips)
 		to->control.next_rip = v->vmcb02->control.next_rip;
 	merge_write_back(to, v->vmcb02, v->nested.ctl.int_ctl, v->nested.space);
-	vcpu_clr_special(v, SPECIAL_L2);
-	v->vmcb = v->vmcb01;
-	v->vmcb_hpa = v->vmcb01_hpa;
-	v->vmcb01->control.int_state = 0;
 	/* CR2 is not among what #VMEXIT restores: L1 finds L2's */
 	v->vmcb01->save.cr2 = v->vmcb02->save.cr2;
-	v->transitions++;
-	pmu_nested_transition(&v->pmu, false);
-	pmu_commit(&v->pmu);
-	l1_after_vmexit(v);
+	enter_l1(v);
+}
+
+void nested_refused(struct vcpu *v)
+{
+	const struct vmcb_save *s = &v->vmcb02->save;
+
+	log_guest("event=vmexit_invalid vmcb12=%lx rule=the-CPU's efer=%lx cr0=%lx cr4=%lx inj=%lx",
+		  v->nested.vmcb12_gpa, s->efer, s->cr0, s->cr4, v->nested.ctl.event_inj);
+	/* TCG has put L0's own state into vmcb02's save area by now: nothing of that may go to L1 */
+	write_invalid(v);
+	enter_l1(v);
 }

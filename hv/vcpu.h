@@ -216,6 +216,8 @@ void nested_init(struct vcpu *v);
 bool nested_wants(struct vcpu *v, u64 code);
 /* #VMEXIT to L1, which goes on behind its VMRUN; the exit may be another than the CPU's. */
 void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2);
+/* #VMEXIT to L1 because the CPU refused vmcb02, though vmrun_check() had passed it. */
+void nested_refused(struct vcpu *v);
 /* Whether the event in EXITINTINFO is the one that L1 injected, as opposed to one that L2 raised. */
 bool nested_event_is_injected(const struct vcpu *v);
 

@@ -27,6 +27,7 @@
 #define CPUID_EXT1_EDX_PAGE1GB BIT(26)
 #define CPUID_EXT1_EDX_LM BIT(29)
 #define CPUID_ADDR_SIZES 0x80000008u
+#define CPUID_8_EBX_NO_LMSLE BIT(20) /* EFER.LMSLE is not supported */
 #define CPUID_SVM 0x8000000au
 #define CPUID_PERFMON_V2 0x80000022u /* EBX[3:0]: number of core counters */
 #define CPUID_22_EAX_PERFMON_V2 BIT(0)
