@@ -307,8 +307,14 @@ u32 exit_cr8_write(struct vcpu *v)
 	u64 value;
 
 	if (insn_length(bytes, insn_bytes(v, bytes, sizeof(bytes)), vcpu_insn_mode(v), &insn) ||
-	    insn.opcode != 0x22)
-		vcpu_shutdown(v, "undecodable-MOV-CR8");
+	    insn.opcode != 0x22) {
+		/* its mapping or its bytes have changed since the CPU fetched it: fetched again, it faults or is another */
+		if (vcpu_in_l2(v) && v->nested.space)
+			shadow_flush(&v->shadow, v->nested.space);
+		c->tlb_control = TLB_CONTROL_FLUSH_ALL;
+		vcpu_set_special(v, SPECIAL_ENTRY);
+		return RESUME;
+	}
 	value = insn.rm == GPR_RAX   ? v->vmcb->save.rax
 		: insn.rm == GPR_RSP ? v->vmcb->save.rsp
 				     : v->gpr[insn.rm];

@@ -96,7 +96,9 @@ static void redeliver(struct vcpu *v)
 	     (type == EVENT_TYPE_EXCEPTION && (vector == VEC_BP || vector == VEC_OF))))
 		return;
 	v->nested.injected_exit = v->exits;
-	c->next_rip = v->nested.ctl.next_rip; /* the exit has overwritten it; only an event of L1's uses it */
+	c->next_rip =
+		v->nested.ctl
+			.next_rip; /* the exit has overwritten it; only an event of L1's uses it */
 	vcpu_set_eventinj(v, event);
 	/* QEMU's TCG clears V_IRQ only when the delivery is complete */
 	if (type == EVENT_TYPE_INTR && (c->int_ctl & V_IRQ) && c->int_vector == vector)

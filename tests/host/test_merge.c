@@ -25,7 +25,7 @@ static const struct field {
 	{0x570, 8, "RFLAGS"},	  {0x578, 8, "RIP"},
 	{0x5d8, 8, "RSP"},	  {0x5e0, 0x18, "CET"},
 	{0x5f8, 8, "RAX"},	  {0x640, 8, "CR2"},
-	{0x668, 8, "G_PAT"}, {0x0c8, 8, "nRIP"},
+	{0x668, 8, "G_PAT"},	  {0x0c8, 8, "nRIP"},
 };
 
 /* Bytes whose way is tested apart: intercepts, interrupt control, shadow, EVENTINJ, EFER, EXITINTINFO. */
