@@ -115,6 +115,7 @@ u32 exit_npf(struct vcpu *v)
 
 		switch (shadow_fault(&v->shadow, v->nested.space, gpa, c->exit_info_1, &fault)) {
 		case SHADOW_REFLECT:
+			vcpu_names_hole(v, fault.l1_gpa, 1, "nested-table");
 			nested_vmexit(v, VMEXIT_NPF,
 				      fault.error_code | (c->exit_info_1 & (NPF_FINAL | NPF_TABLE)),
 				      gpa);

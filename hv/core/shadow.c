@@ -280,6 +280,7 @@ enum shadow_result shadow_fault(struct shadow *sh, struct shadow_space *space, u
 	}
 	if (walk_nested(sh->mem, &space->mode, space->ncr3, gpa, access, &t)) {
 		out->error_code = t.error_code;
+		out->l1_gpa = t.gpa;
 		return SHADOW_REFLECT;
 	}
 

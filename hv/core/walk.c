@@ -152,6 +152,7 @@ int walk_nested(const struct guest_memory *mem, const struct npt_mode *mode, u64
 		bool w = write, u = user, x = exec;
 		u64 set = PTE_A;
 
+		out->gpa = at;
 		if (!(entry & PTE_P))
 			return fault(out, code);
 		if (entry & reserved_bits(mode, level, leaf))

@@ -72,7 +72,7 @@ static ALWAYS_INLINE bool npt_mode_equal(const struct npt_mode *a, const struct 
 #define WALK_KEEP_AD BIT(31)
 
 struct nested_translation {
-	u64 gpa;	/* L1-physical address of the byte asked for */
+	u64 gpa; /* L1-physical address of the byte asked for; of the last entry read after -E_FAULT */
 	u64 page_bytes; /* 4K, 2M, 4M or 1G */
 	bool write;	/* W at all levels */
 	bool exec;	/* NX at none */
