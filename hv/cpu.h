@@ -66,14 +66,6 @@ static inline bool cpu_wrmsr_safe(u32 msr, u64 value)
 	return ok;
 }
 
-static ALWAYS_INLINE u64 cpu_rdtsc(void)
-{
-	u32 lo, hi;
-
-	asm volatile("rdtsc" : "=a"(lo), "=d"(hi));
-	return lo | (u64)hi << 32;
-}
-
 #define CPU_CR(n)                                                                                  \
 	static ALWAYS_INLINE u64 cpu_read_cr##n(void)                                              \
 	{                                                                                          \
@@ -192,11 +184,6 @@ static ALWAYS_INLINE void cpu_sgdt(struct descriptor_table *dt)
 static ALWAYS_INLINE void cpu_sidt(struct descriptor_table *dt)
 {
 	asm volatile("sidt %0" : "=m"(*dt));
-}
-
-static ALWAYS_INLINE void cpu_lgdt(const struct descriptor_table *dt)
-{
-	asm volatile("lgdt %0" : : "m"(*dt));
 }
 
 #define CPU_SELECTOR(reg)                                                                          \
