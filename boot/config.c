@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "boot/config.h"
 
+#include "abi/features.h"
+
 #define LISTED_PROBLEMS 4
 
 struct choice {
@@ -21,6 +23,12 @@ static const struct choice pmu_choices[] = {{"auto", PMU_AUTO},
 					    {"off", PMU_OFF},
 					    {NULL, 0}};
 static const struct choice smp_choices[] = {{"refuse", 0}, {"ignore", 1}, {NULL, 0}};
+
+static const struct choice feature_choices[] = {
+#define X(name, bit, software) {"-" #name, (u32)(bit)},
+	TALLY_FEATURES(X)
+#undef X
+		{NULL, 0}};
 
 struct parser {
 	const char *source;
@@ -96,6 +104,45 @@ static void bad_value(struct parser *p, unsigned int line, const char *key, size
 	end(p);
 }
 
+static const struct choice *find(const struct choice *choices, const char *s, size_t n)
+{
+	for (; choices->name; choices++)
+		if (equal(s, n, choices->name))
+			return choices;
+	return NULL;
+}
+
+/* Their names are written with the sign, for bad_value(). */
+static const struct choice *find_feature(const char *s, size_t n)
+{
+	for (const struct choice *c = feature_choices; c->name; c++)
+		if (equal(s, n, c->name + 1))
+			return c;
+	return NULL;
+}
+
+/* `-name` hides, `+name` gives back; several with commas. One bad word, and all of the value is dropped. */
+static void set_features(struct parser *p, u32 *hidden, unsigned int line, const char *value,
+			 size_t bytes)
+{
+	u32 wanted = *hidden;
+
+	for (size_t at = 0, end; at < bytes; at = end + 1) {
+		const struct choice *c = NULL;
+
+		for (end = at; end < bytes && value[end] != ',';)
+			end++;
+		if (value[at] == '-' || value[at] == '+')
+			c = find_feature(value + at + 1, end - at - 1);
+		if (!c) {
+			bad_value(p, line, "features", 8, value, bytes, feature_choices);
+			return;
+		}
+		wanted = value[at] == '-' ? wanted | c->value : wanted & ~c->value;
+	}
+	*hidden = wanted;
+}
+
 /* One `key=value` without surrounding blanks. */
 static void setting(struct parser *p, struct boot_config *config, unsigned int line, const char *s,
 		    size_t n)
@@ -139,23 +186,28 @@ static void setting(struct parser *p, struct boot_config *config, unsigned int l
 		config->next[value_bytes] = 0;
 		return;
 	}
+	if (equal(s, key_bytes, "features")) {
+		set_features(p, &config->core.hidden_features, line, value, value_bytes);
+		return;
+	}
 	for (size_t k = 0; k < ARRAY_SIZE(keys); k++) {
+		const struct choice *c;
+
 		if (!equal(s, key_bytes, keys[k].key))
 			continue;
-		for (const struct choice *c = keys[k].choices; c->name; c++) {
-			if (equal(value, value_bytes, c->name)) {
-				*keys[k].value = c->value;
-				config->smp_ignore = smp;
-				return;
-			}
+		c = find(keys[k].choices, value, value_bytes);
+		if (!c) {
+			bad_value(p, line, s, key_bytes, value, value_bytes, keys[k].choices);
+			return;
 		}
-		bad_value(p, line, s, key_bytes, value, value_bytes, keys[k].choices);
+		*keys[k].value = c->value;
+		config->smp_ignore = smp;
 		return;
 	}
 	begin(p, line);
 	put_text(p, "unknown key '");
 	put(p, s, key_bytes < 24 ? key_bytes : 24);
-	put_text(p, "', ignored; known: log svme0 pmu smp next");
+	put_text(p, "', ignored; known: log svme0 pmu smp features next");
 	end(p);
 }
 

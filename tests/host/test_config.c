@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "abi/features.h"
 #include "boot/config.h"
 #include "test.h"
 
@@ -50,7 +51,7 @@ static bool same(const struct boot_config *a, const struct boot_config *b)
 {
 	return a->core.log == b->core.log && a->core.svme0 == b->core.svme0 &&
 	       a->core.pmu == b->core.pmu && a->smp_ignore == b->smp_ignore &&
-	       !strcmp(a->next, b->next);
+	       a->core.hidden_features == b->core.hidden_features && !strcmp(a->next, b->next);
 }
 
 static bool is_default(const struct boot_config *config)
@@ -109,8 +110,60 @@ TEST(config_default_values)
 	CHECK_EQ(config.core.log, LOG_RING);
 	CHECK_EQ(config.core.svme0, SVME0_STOP);
 	CHECK_EQ(config.core.pmu, PMU_AUTO);
+	CHECK_EQ(config.core.hidden_features, 0);
 	CHECK(!config.smp_ignore);
 	CHECK(!*config.next);
+}
+
+static u32 hidden_by(const char *text)
+{
+	struct boot_config config;
+	struct reports r;
+
+	config_default(&config);
+	CHECK_EQ(parse(&config, &r, text), 0);
+	return config.core.hidden_features;
+}
+
+TEST(config_features)
+{
+#define X(name, bit, software) CHECK_EQ(hidden_by("features=-" #name), bit);
+	TALLY_FEATURES(X)
+#undef X
+	CHECK_EQ(hidden_by("features=-nrips,-decode"), SVM_NRIPS | SVM_DECODE_ASSISTS);
+	CHECK_EQ(hidden_by("features=-nrips,-vgif,+nrips"), SVM_VGIF);
+	CHECK_EQ(hidden_by("features=-nrips\nfeatures=-vgif\nfeatures=+nrips"), SVM_VGIF);
+	CHECK_EQ(hidden_by("features="), 0);
+	CHECK_EQ(hidden_by("features=-clean,"), SVM_VMCB_CLEAN);
+
+#define BAD(value)                                                                                 \
+	check_one_report("features=" value, SOURCE                                                 \
+			 ":1: features=" value " is not known, it stays as it was; possible: "     \
+			 "-npt -lbrv -nrips -tscrate -clean -flushbyasid -decode -vgif -addrchk")
+	BAD("vgif");
+	BAD("-vgif,decode");
+	BAD("-");
+	BAD(",");
+	BAD("-vgi");
+	BAD("-vgiff");
+	BAD("-vgif -npt");
+#undef BAD
+}
+
+/* What the CPU has cannot be given by software but for the features that are. */
+TEST(features_offered)
+{
+	u32 all = 0, software = 0;
+
+#define X(name, bit, soft) all |= (u32)(bit), software |= (soft) ? (u32)(bit) : 0;
+	TALLY_FEATURES(X)
+#undef X
+	CHECK_EQ(tally_features(0, 0), software);
+	CHECK_EQ(tally_features(~0u, 0), all);
+	for (unsigned int bit = 0; bit < 32; bit++) {
+		CHECK_EQ(tally_features(1u << bit, 0), software | (all & 1u << bit));
+		CHECK_EQ(tally_features(~0u, 1u << bit), all & ~(1u << bit));
+	}
 }
 
 /* Each value of each key, alone and after each other value of it: the later one holds, and no other
@@ -185,14 +238,15 @@ TEST(config_messages)
 	check_one_report("pmu=123456789012345678901234567890",
 			 SOURCE ":1: pmu=123456789012345678901234 is not known, it stays as it "
 				"was; possible: auto guest-only clock off");
-	check_one_report("PMU=clock",
-			 SOURCE ":1: unknown key 'PMU', ignored; known: log svme0 pmu smp next");
-	check_one_report("pmu =clock",
-			 SOURCE ":1: unknown key 'pmu ', ignored; known: log svme0 pmu smp next");
-	check_one_report("=", SOURCE ":1: unknown key '', ignored; known: log svme0 pmu smp next");
+	check_one_report("PMU=clock", SOURCE
+			 ":1: unknown key 'PMU', ignored; known: log svme0 pmu smp features next");
+	check_one_report("pmu =clock", SOURCE
+			 ":1: unknown key 'pmu ', ignored; known: log svme0 pmu smp features next");
+	check_one_report("=", SOURCE
+			 ":1: unknown key '', ignored; known: log svme0 pmu smp features next");
 	check_one_report("123456789012345678901234567890=1",
 			 SOURCE ":1: unknown key '123456789012345678901234', ignored; known: log "
-				"svme0 pmu smp next");
+				"svme0 pmu smp features next");
 	check_one_report("# one\r\n  off \r\n",
 			 SOURCE ":2: 'off' is not of the form key=value, ignored");
 	check_one_report("123456789012345678901234567890", SOURCE
@@ -363,6 +417,25 @@ static int naive_line(struct boot_config *config, char *line)
 				*c = '\\';
 		return 0;
 	}
+	if (!strcmp(line, "features")) {
+		u32 hidden = config->core.hidden_features;
+
+		for (char *word = value, *end; *word; word = end) {
+			u32 bit = 0;
+
+			end = word + strcspn(word, ",");
+			if (*end)
+				*end++ = 0;
+#define X(name, value, software) bit |= *word && !strcmp(word + 1, #name) ? (u32)(value) : 0;
+			TALLY_FEATURES(X)
+#undef X
+			if (!bit || !strchr("+-", *word))
+				return 1;
+			hidden = *word == '-' ? hidden | bit : hidden & ~bit;
+		}
+		config->core.hidden_features = hidden;
+		return 0;
+	}
 	for (unsigned int key = 0; key < ARRAY_SIZE(keys); key++) {
 		for (u32 i = 0; !strcmp(line, keys[key]) && choices[key][i]; i++) {
 			if (!strcmp(value, choices[key][i])) {
@@ -435,6 +508,12 @@ TEST(config_random_texts)
 		"smp=ignore\n",
 		"refuse",
 		"ignore",
+		"features=",
+		"-vgif",
+		"+vgif",
+		"-decode",
+		",",
+		"features=-nrips\n",
 		"pmu=off\n",
 		"next=EFI/debian/grubx64.efi\r\n",
 		"",
