@@ -111,7 +111,7 @@ u32 exit_gp(struct vcpu *v)
 
 	if (!first && is_svm_instruction(v))
 		return INJECT_UD;
-	event = event_gp_during(first, (u32)c->exit_info_1);
+	event = event_combine(first, event_exception(VEC_GP, true, (u32)c->exit_info_1));
 	if (!event)
 		vcpu_shutdown(v, "triple-fault");
 	vcpu_set_eventinj(v, event);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Events in the format of EVENTINJ and EXITINTINFO. APM2 rev. 3.44 §8.2.9, §15.7.2, §15.20. */
+/* Events in the format of EVENTINJ and EXITINTINFO, and INIT. APM2 rev. 3.44 §8.2.9, §14.1, §15.7.2, §15.20. */
 #ifndef TALLY_CORE_EVENT_H
 #define TALLY_CORE_EVENT_H
 
@@ -17,20 +17,57 @@ static inline u64 event_exception(unsigned int vector, bool has_error, u32 error
 #define EVENT_CONTRIBUTORY (BIT(VEC_DE) | BIT(VEC_TS) | BIT(VEC_NP) | BIT(VEC_SS) | BIT(VEC_GP))
 
 /*
- * What a #GP with `error` becomes that was raised while `first` was being delivered (0: no event was): itself, a #DF, or 0
- * for shutdown.
+ * What the exception `second` becomes that was raised while `first` (0: nothing) was being delivered: itself, a #DF, or 0
+ * for shutdown (APM2 §8.2.9, table 8-4). Interrupts, NMIs and INTn combine with nothing: their handler is entered later.
+ * INT3 and INTO have the type of exceptions, and vectors that combine with nothing either.
  */
-static inline u64 event_gp_during(u64 first, u32 error)
+static inline u64 event_combine(u64 first, u64 second)
 {
-	unsigned int vector = (unsigned int)(first & EVENT_VECTOR);
+	unsigned int one = (unsigned int)(first & EVENT_VECTOR);
+	unsigned int two = (unsigned int)(second & EVENT_VECTOR);
+	bool contributory = two < 32 && (EVENT_CONTRIBUTORY >> two & 1);
 
-	if ((first & EVENT_V) && (first & EVENT_TYPE) == EVENT_TYPE_EXCEPTION) {
-		if (vector == VEC_DF)
-			return 0;
-		if (vector == VEC_PF || (vector < 32 && (EVENT_CONTRIBUTORY >> vector & 1)))
-			return event_exception(VEC_DF, true, 0);
-	}
-	return event_exception(VEC_GP, true, error);
+	if (!(first & EVENT_V) || (first & EVENT_TYPE) != EVENT_TYPE_EXCEPTION ||
+	    (second & EVENT_TYPE) != EVENT_TYPE_EXCEPTION)
+		return second;
+	if (one == VEC_DF)
+		return 0; /* a third event, of whatever kind */
+	if (one == VEC_PF ? contributory || two == VEC_PF
+			  : contributory && one < 32 && (EVENT_CONTRIBUTORY >> one & 1))
+		return event_exception(VEC_DF, true, 0);
+	return second;
+}
+
+/* Segment attributes after INIT: writable data or readable code, accessed; an LDT; a busy 16-bit TSS. */
+#define EVENT_INIT_DATA ((u16)(SEG_ATTR_P | SEG_ATTR_S | 0x3))
+#define EVENT_INIT_CODE ((u16)(SEG_ATTR_P | SEG_ATTR_S | 0xb))
+#define EVENT_INIT_LDT ((u16)(SEG_ATTR_P | 0x2))
+#define EVENT_INIT_TSS ((u16)(SEG_ATTR_P | 0x3))
+
+/*
+ * INIT's part of the save area (APM2 table 14-1). CR0.CD and NW, PAT and the MSRs of SYSCALL and SYSENTER stay. EFER is 0
+ * but for SVME, without which VMRUN would refuse: the guest's own is the caller's matter, as are the registers that no
+ * save area has: GPRs (RDX: CPUID 1 EAX), DR0 to DR3, the APIC.
+ */
+static inline void event_init_state(struct vmcb_save *s)
+{
+	const struct vmcb_seg data = {.attrib = EVENT_INIT_DATA, .limit = 0xffff};
+	const struct vmcb_seg table = {.limit = 0xffff};
+
+	s->es = s->ss = s->ds = s->fs = s->gs = data;
+	s->cs = (struct vmcb_seg){0xf000, EVENT_INIT_CODE, 0xffff, 0xffff0000};
+	s->gdtr = s->idtr = table;
+	s->ldtr = (struct vmcb_seg){.attrib = EVENT_INIT_LDT, .limit = 0xffff};
+	s->tr = (struct vmcb_seg){.attrib = EVENT_INIT_TSS, .limit = 0xffff};
+	s->cpl = 0;
+	s->efer = EFER_SVME;
+	s->cr0 = (s->cr0 & (CR0_CD | CR0_NW)) | CR0_ET;
+	s->cr2 = s->cr3 = s->cr4 = 0;
+	s->dr6 = DR6_RESET;
+	s->dr7 = DR7_RESET;
+	s->rflags = RFLAGS_FIXED;
+	s->rip = 0xfff0;
+	s->rsp = s->rax = 0;
 }
 
 #endif
