@@ -129,6 +129,9 @@ bench: all | deps-qemu ## instructions per exit, and their limits
 test-linux: all | deps-qemu deps-linux ## stock GRUB and Debian kernels with perf on top
 	$(Q)O=$(O) tests/linux/run
 
+test-l1: all | deps-qemu deps-linux deps-l1 ## hypervisors as L1: Linux KVM, Xen, ourselves
+	$(Q)O=$(O) tests/l1/run
+
 check: | deps deps-check ## include directions, purity, format, clang-tidy, cppcheck, gcc and clang
 	$(Q)O=$(O) tests/check
 
@@ -146,7 +149,7 @@ clean: ## remove everything that was built
 	rm -rf $(O)
 
 help: ## this
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 	@echo '  variables: O=build  V=1 (show commands)  DEBUG=1  CC=clang  ACCEL=kvm  QEMU=program  OVMF=file'
 
 # What is missing on this machine is installed, or the one command for it is printed.
@@ -155,7 +158,7 @@ deps:
 deps-%:
 	@tools/setup $*
 
-.PHONY: all guests run test test-host test-qemu test-linux bench check format image debug clean help deps
+.PHONY: all guests run test test-host test-qemu test-linux test-l1 bench check format image debug clean help deps
 .SECONDARY:
 export ACCEL QEMU OVMF
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

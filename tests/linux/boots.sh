@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: MIT
+# shellcheck shell=bash
+#
+# Sourced, with $root and $suite set: boots of the distribution's GRUB and what it starts, bare and on
+# Tallyvisor, and what they say. $O is the build folder, its default is $root/build.
+#
+#   $label      what is being tested, the second column of a result
+#   $dir        the folder of its logs
+#   $remarks    the comments of a guest that are shown, a regex
+
+: "${root:?}" "${suite:?}"
+label='' dir='' remarks='^$'
+# shellcheck source=tests/qemu/verdict.sh
+. "$root/tests/qemu/verdict.sh"
+build=${O:-$root/build}
+images=$build/linux
+
+BOOTS=3
+SLOWER_AT_MOST=1.5
+MEMORY_MB=1024
+# A watchdog would occupy a counter. Nothing else is tuned: kernel messages stay on.
+COMMAND_LINE='console=ttyS0,115200 panic=-1 nmi_watchdog=0'
+
+die() { echo "$suite: $*" >&2; exit 2; }
+
+passed=0 failed=0 qemu=
+tmp=$(mktemp -d)
+trap '[[ -z $qemu ]] || kill "$qemu" 2>/dev/null || true; rm -rf "$tmp"' EXIT
+
+# result ok|"not ok" LABEL TEXT: one line, counted.
+result() {
+	if [[ $1 == ok ]]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
+	printf '%-7s %-22s %s\n' "$1" "$2" "$3"
+}
+
+# result_unless REASON LABEL TEXT: ok if REASON is empty.
+result_unless() {
+	if [[ -z $1 ]]; then result ok "$2" "$3"; else result "not ok" "$2" "$3 ($1)"; fi
+}
+
+# make_image FILE bare|hv ENTRY DEST=SRC...: a disk on which GRUB runs the lines of ENTRY.
+make_image() {
+	local file=$1 machine=$2 entry=$3 pairs
+	shift 3
+	cat >"$tmp/grub.cfg" <<-END
+		serial --unit=0 --speed=115200
+		terminal_input serial
+		terminal_output serial
+		set timeout=0
+		menuentry entry {
+			$entry
+		}
+	END
+	if [[ $machine == bare ]]; then
+		pairs=("EFI/BOOT/BOOTX64.EFI=$images/grubx64.efi")
+	else
+		printf '%s\n' log=debugcon 'next=\EFI\grub\grubx64.efi' >"$tmp/tallyvisor.cfg"
+		pairs=("EFI/BOOT/BOOTX64.EFI=$build/tallyvisor.efi" "EFI/BOOT/tallyvisor.cfg=$tmp/tallyvisor.cfg"
+			"EFI/grub/grubx64.efi=$images/grubx64.efi")
+	fi
+	"$root/tools/mkimage" "$file" "${pairs[@]}" boot/grub/grub.cfg="$tmp/grub.cfg" "$@"
+}
+
+# make_linux_image FILE bare|hv KERNEL INITRD WORD...: Linux, with WORDs on its command line.
+make_linux_image() {
+	local file=$1 machine=$2 kernel=$3 initrd=$4
+	shift 4
+	make_image "$file" "$machine" "linux /vmlinuz $COMMAND_LINE $*
+			initrd /initrd" vmlinuz="$kernel" initrd="$initrd"
+}
+
+# boot NAME IMAGE LIMIT [run-qemu options]: leaves $dir/NAME.{serial,debugcon,qemu}, the status in
+# $status and the seconds from QEMU's start to user space and to its end in $to_user and $to_end.
+boot() {
+	local name=$1 image=$2 limit=$3 begin
+	shift 3
+	rm -f "$dir/$name".*
+	: >"$dir/$name.serial"
+	to_user=
+	begin=${EPOCHREALTIME/[.,]/}
+	"$root/tools/run-qemu" --mem "$MEMORY_MB" --snapshot --timeout "$limit" --serial "$dir/$name.serial" \
+		--debugcon "$dir/$name.debugcon" "$@" "$image" >"$dir/$name.qemu" 2>&1 </dev/null &
+	qemu=$!
+	while kill -0 "$qemu" 2>/dev/null; do
+		[[ -n $to_user ]] || ! grep -aq '^# user space' "$dir/$name.serial" ||
+			to_user=$((${EPOCHREALTIME/[.,]/} - begin))
+		sleep 0.05
+	done
+	status=0
+	wait "$qemu" || status=$?
+	qemu=
+	to_end=$((${EPOCHREALTIME/[.,]/} - begin))
+	# 2 is run-qemu's own complaint, of which there is nothing more to say.
+	[[ $status != 2 ]] || die "$(tail -n 1 "$dir/$name.qemu")"
+	outcome=$(verdict "$status" "$dir/$name.serial" "$dir/$name.debugcon")
+	printf '# %-30s user space after %6s s, ended after %6s s: %s\n' "$label $name" \
+		"$(seconds "$to_user")" "$(seconds "$to_end")" "${outcome%%,*}"
+}
+
+# seconds MICROSECONDS: as text with two places, or - if there is none.
+seconds() {
+	[[ -n $1 ]] || { echo -; return; }
+	awk -v us="$1" 'BEGIN { printf "%.2f", us / 1e6 }'
+}
+
+# compare_boots: a result, from $pairs, lines of "microseconds on Tallyvisor, microseconds bare" of
+# boots next to each other. Those share what else the machine is doing, so they are compared in pairs;
+# the median drops a pair during which that changed.
+compare_boots() {
+	local text
+	if ((${#pairs[@]} < BOOTS)); then
+		result "not ok" "$label" "boot to user space: only ${#pairs[@]} of $BOOTS pairs of boots got there"
+		return
+	fi
+	text=$(printf '%s\n' "${pairs[@]}" | awk '{ printf "%.3f %.2f %.2f\n", $1 / $2, $1 / 1e6, $2 / 1e6 }' |
+		sort -n | awk -v most="$SLOWER_AT_MOST" '
+			{ ratio[NR] = $1; hv[NR] = $2; bare[NR] = $3; all = all " " sprintf("%.2f", $1) }
+			END {
+				m = int((NR + 1) / 2)
+				printf "%s boot to user space %.2f s, bare %.2f s: %.2fx (median of%s), at most %sx\n",
+					ratio[m] <= most ? "ok" : "not_ok", hv[m], bare[m], ratio[m], all, most
+			}')
+	result "$(tr _ ' ' <<<"${text%% *}")" "$label" "${text#* }"
+}
+
+# show_tap FILE: each test that a guest reported there is a result; its comments that match the regex
+# $remarks are shown.
+show_tap() {
+	local line
+	while IFS= read -r line; do
+		case $line in
+		'ok '*) result ok "$label" "${line#ok * - }" ;;
+		'not ok '*) result "not ok" "$label" "${line#not ok * - }" ;;
+		*) [[ ! $line =~ ^'# '($remarks) ]] || echo "$line" ;;
+		esac
+	done < <(log_lines "$1" | sed -n '/^1\.\./,/^# dmesg begin$/p')
+}
+
+# kernel_log FILE...: the kernel's messages, priority first, without time stamps, numbers as N.
+kernel_log() {
+	local file
+	for file in "$@"; do
+		log_lines "$file" | sed -n '/^# dmesg begin$/,/^# dmesg end$/p'
+	done | sed -nE '/^<[0-9]+>/ { s/^(<[0-9]+>)\[ *[0-9.]+\] ?/\1/; h
+		s/^<[0-9]+>//; s/\b(0x)?[0-9a-f]*[0-9][0-9a-f]*\b/N/g; G; s/^(.*)\n<([0-9]+)>.*/<\2>\1/; p }'
+}
+
+# warnings: of kernel_log's lines, those of level warning and above. The low three bits of the
+# priority are the level, the rest is the facility (syslog(3)).
+warnings() { awk -F '[<>]' '$2 % 8 <= 4' | LC_ALL=C sort -u; }
+
+# What Linux says, on Tallyvisor and bare alike, when this machine is busy while Linux calibrates its
+# clocks; in the boots with the instruction clock (*-icount) it cannot happen.
+BUSY='Unable to calibrate against PIT|APIC calibration not consistent|Marking TSC unstable|timekeeping watchdog|clocksource: '
+
+# compare_warnings: a result, from all boots named hv-* against all named bare-*.
+compare_warnings() {
+	local new lines file machine text='no kernel warning that is not there bare'
+	for machine in bare hv; do
+		for file in "$dir/$machine"-*.serial; do
+			if [[ $file == *-icount.serial ]]; then
+				kernel_log "$file"
+			else
+				kernel_log "$file" | grep -Ev "$BUSY" || true
+			fi
+		done >"$dir/dmesg.$machine"
+	done
+	# For people: all that is different, whatever its level.
+	diff -U 0 <(LC_ALL=C sort -u "$dir/dmesg.bare") <(LC_ALL=C sort -u "$dir/dmesg.hv") \
+		>"$dir/dmesg.diff" || true
+	new=$(LC_ALL=C comm -13 <(warnings <"$dir/dmesg.bare") <(warnings <"$dir/dmesg.hv"))
+	# Even a quiet boot has a few hundred lines: fewer mean that the log was not caught.
+	lines=$(wc -l <"$dir/dmesg.hv")
+	if ((lines < 200)); then
+		result "not ok" "$label" "$text (only $lines lines of log found)"
+	elif [[ -n $new ]]; then
+		result "not ok" "$label" "$text (these are new:)"
+		echo "#   ${new//$'\n'/$'\n'#   }"
+	else
+		result ok "$label" "$text"
+	fi
+}

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: MIT
+# shellcheck shell=bash
+#
+# Sourced, with $root and $suite set. Gets packages of the distribution without installing them, and
+# packs initramfs images from them. $O is the build folder, its default is $root/build.
+
+: "${root:?}" "${suite:?}"
+images=$(readlink -m "${O:-$root/build}/linux")
+
+say() { echo "$suite: $*"; }
+die() { echo "$suite: $*" >&2; exit 1; }
+
+# unpack PACKAGE FOLDER: fetches PACKAGE, unless it was before, and unpacks it over FOLDER.
+unpack() {
+	local version deb
+	version=$(apt-cache show --no-all-versions "$1" | awk '$1 == "Version:" { print $2 }')
+	deb=$images/deb/${1}_${version//:/%3a}_amd64.deb
+	mkdir -p "$images/deb"
+	if [[ ! -s $deb ]]; then
+		say "downloading $1 $version"
+		rm -f "$images/deb/$1"_*.deb
+		# apt-get names the file by the same rule as above, but only into the current folder.
+		# It warns that root's folders are closed to its sandbox user; the download is the same.
+		(cd "$images/deb" && apt-get -qq download "$1=$version" 2>"$images/deb/log") ||
+			die "cannot download $1 $version ($(tail -n 1 "$images/deb/log")): run apt-get update"
+	fi
+	dpkg-deb -x "$deb" "$2" || die "$deb is damaged: remove it and try again"
+}
+
+# add_program FILE NAME FOLDER: as bin/NAME, with its shared libraries and their loader, each at the
+# path where it will be looked for. ldd prints `name => path (address)`, the loader as `path (address)`.
+add_program() {
+	local lib
+	install -m 755 "$1" "$3/bin/$2"
+	while read -r lib; do
+		install -D -m 755 "$lib" "$3$lib"
+	done < <(ldd "$1" 2>/dev/null | grep -o '/[^ ]*')
+}
+
+# perf_binary: prints the path of the real program; Ubuntu's /usr/bin/perf is a script.
+perf_binary() {
+	local file
+	for file in /usr/bin/perf $(compgen -G '/usr/lib/linux-tools*/*/perf' | sort -rV); do
+		if [[ $(head -c 4 "$file" 2>/dev/null | tr -d '\0') == $'\x7fELF' ]]; then
+			readlink -f "$file"
+			return 0
+		fi
+	done
+	return 1
+}
+
+# user_space FOLDER INIT: what the initramfs of every kernel has, and INIT as its first process.
+user_space() {
+	local dir=$1 perf
+	perf=$(perf_binary) || die "no perf program found: run tools/setup linux"
+	mkdir -p "$dir"/{bin,dev,proc,sys,tmp}
+	install -m 755 "$2" "$dir/init"
+	install -m 644 "$root/tests/linux/init.sh" "$dir/init.sh"
+	add_program "$(type -P busybox)" busybox "$dir"
+	add_program "$perf" perf "$dir"
+	gcc -nostdlib -static -Wl,--build-id=none -o "$dir/bin/loop" "$root/tests/linux/loop.S"
+}
+
+# add_module TREE NAME FOLDER: the module plain, so that any insmod can load it. None if built in.
+add_module() {
+	local file
+	file=$(find "$1" -name "$2.ko*" | head -n 1)
+	case $file in
+	*.ko) cp "$file" "$3/$2.ko" ;;
+	*.xz) xz -dc "$file" >"$3/$2.ko" ;;
+	*.zst) zstd -qdc "$file" >"$3/$2.ko" ;;
+	*.gz) gzip -dc "$file" >"$3/$2.ko" ;;
+	esac
+}
+
+# pack FOLDER FILE: uncompressed, because reading it from the disk takes no longer than inflating it.
+pack() {
+	(cd "$1" && find . -print0 | LC_ALL=C sort -z | cpio -0 --quiet -o -H newc -R 0:0) >"$2"
+}
