@@ -43,12 +43,3 @@ bool msrpm_intercepts(const u8 *map, u32 msr, bool write)
 
 	return bit < 0 || test_bit(map, (unsigned int)bit + write);
 }
-
-bool iopm_intercepts(const u8 *map, u16 port, unsigned int bytes)
-{
-	bool hit = false;
-
-	for (unsigned int i = 0; i < bytes; i++)
-		hit |= test_bit(map, port + i);
-	return hit;
-}

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The two permission maps of SVM: MSRs (APM2 §15.11) and I/O ports (APM2 §15.10). */
+/* The permission map of MSRs, APM2 §15.11. */
 #ifndef TALLY_CORE_MSRPM_H
 #define TALLY_CORE_MSRPM_H
 
@@ -23,9 +23,5 @@ int msrpm_set(u8 *map, u32 msr, bool read, bool write);
 
 /* Whether RDMSR (write = false) or WRMSR of msr exits under this map. */
 bool msrpm_intercepts(const u8 *map, u32 msr, bool write);
-
-/* Whether an access of 1, 2 or 4 bytes at port exits: any bit of the bytes touched. The map has
- * 64K+3 bits, so an access that starts at FFFFh is tested without wrapping (APM2 §15.10.1). */
-bool iopm_intercepts(const u8 *map, u16 port, unsigned int bytes);
 
 #endif

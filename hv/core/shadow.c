@@ -163,12 +163,6 @@ void shadow_flush_all(struct shadow *sh)
 		shadow_flush(sh, s);
 }
 
-void shadow_unmap_all(struct shadow *sh)
-{
-	for (struct shadow_space *s = sh->space; s < sh->space + SHADOW_SPACES; s++)
-		release(sh, s);
-}
-
 void shadow_reclaim(struct shadow *sh, struct shadow_space *space)
 {
 	for (struct shadow_space *s = sh->space; s < sh->space + SHADOW_SPACES; s++)

@@ -70,9 +70,6 @@ void shadow_flush(struct shadow *sh, struct shadow_space *space);
 void shadow_flush_vasid(struct shadow *sh, u32 vasid);
 void shadow_flush_all(struct shadow *sh);
 
-/* Gives all spaces and pages back; then pool.used is 0. The caller flushes the hardware's TLB. */
-void shadow_unmap_all(struct shadow *sh);
-
 /* Makes room: drops every other space, and all translations of this one. */
 void shadow_reclaim(struct shadow *sh, struct shadow_space *space);
 

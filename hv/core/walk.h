@@ -98,49 +98,4 @@ int walk_guest2(const struct guest_memory *mem, const struct walk_state *st,
 unsigned int walk_fetch(const struct guest_memory *mem, const struct walk_state *st,
 			const struct npt_mode *mode, u64 ncr3, u64 gva, u8 *buf, unsigned int n);
 
-/* ---- the fast path ---- */
-
-/* True if walk_long_fast() may be used: 4-level long mode. */
-static ALWAYS_INLINE bool walk_is_long(u64 cr4, u64 efer)
-{
-	return (efer & EFER_LMA) && !(cr4 & CR4_LA57);
-}
-
-/* walk_guest() for 4-level long mode, for an address that the CPU has just fetched from: reserved
- * and NX bits and canonical form are not looked at. False if an entry is not present; then nothing
- * can be said, ask walk_guest(). Never reads beyond the limit, whatever the tables hold. */
-static ALWAYS_INLINE bool walk_long_fast(const struct guest_memory *mem, u64 cr3, u64 gva, u64 *gpa)
-{
-	const u64 addr = (mem->limit - 1) & ~0xfffull;
-	u64 e, offset;
-
-	/* One end per page size, the smallest first: nearly all that is left is one load and one
-	 * branch per level. */
-#define WALK_ENTRY(table, shift)                                                                   \
-	__atomic_load_n((u64 *)guest_at(mem, ((table)&addr) + 8 * ((gva >> (shift)) & 511)),       \
-			__ATOMIC_RELAXED)
-	e = WALK_ENTRY(cr3, 39);
-	if (unlikely(!(e & PTE_P)))
-		return false;
-	e = WALK_ENTRY(e, 30);
-	offset = PAGE_1G - 1;
-	if (unlikely((e & (PTE_P | PTE_PS)) != PTE_P))
-		goto large;
-	e = WALK_ENTRY(e, 21);
-	offset = PAGE_2M - 1;
-	if ((e & (PTE_P | PTE_PS)) != PTE_P)
-		goto large;
-	e = WALK_ENTRY(e, 12);
-	if (unlikely(!(e & PTE_P)))
-		return false;
-	*gpa = (e & addr) | (gva & (PAGE_SIZE - 1));
-	return true;
-large:
-	if (unlikely(!(e & PTE_P)))
-		return false;
-	*gpa = (e & addr & ~offset) | (gva & offset);
-	return true;
-#undef WALK_ENTRY
-}
-
 #endif

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Permission maps: each MSR and port alone, against the addresses of APM2 §15.10 and §15.11 written
- * out. */
+/* The permission map: each MSR alone, against the addresses of APM2 §15.11 written out. */
 #include <string.h>
 
 #include "hv/core/msrpm.h"
@@ -62,22 +61,4 @@ TEST(msrpm_neighbours)
 	CHECK_EQ(msrpm_set(map, 0xc0000083, true, false), 0);
 	CHECK_EQ(map[0x820], 0x7e);
 	CHECK(msrpm_intercepts(map, 0xc0000081, false) && msrpm_intercepts(map, 0xc0000084, true));
-}
-
-TEST(iopm_every_port)
-{
-	static u8 map[IOPM_BYTES];
-
-	for (u32 port = 0; port < 0x10000 + 3; port++) {
-		map[port / 8] = (u8)(1u << (port % 8));
-		/* an access exits exactly if it covers this one */
-		for (u32 first = port > 8 ? port - 8 : 0; first <= port + 8 && first <= 0xffff;
-		     first++)
-			for (u32 bytes = 1; bytes <= 4; bytes *= 2)
-				if (iopm_intercepts(map, (u16)first, bytes) !=
-				    (first <= port && port < first + bytes))
-					test_fail(__FILE__, __LINE__, "bit %#x, port %#x, %u bytes",
-						  port, first, bytes);
-		map[port / 8] = 0;
-	}
 }
