@@ -138,6 +138,8 @@ static void check_delivery_npf(const void *arg)
 		*entry |= PTE_P;
 		l2_flush();
 		l2.vmcb.control.event_inj = l2.vmcb.control.exit_int_info;
+		if (platform.svm_edx & SVM_NRIPS)
+			l2.vmcb.control.next_rip = rip; /* 0 after an exit by no instruction */
 		CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
 		check_frame(i, rip, rsp);
 	}

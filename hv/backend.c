@@ -14,6 +14,7 @@
 
 /* vmrun.asm: n NOPs and a VMMCALL, which exits and does not retire */
 extern const u8 stub_0[], stub_1[], stub_100[], stub_1000[];
+extern const u8 stub_read_cr3[]; /* reads CR3, and a VMMCALL */
 
 static struct vmcb stub_vmcb;
 
@@ -29,13 +30,29 @@ static void set_l0_intercept(struct vcpu *v, unsigned int bit, bool on)
 }
 
 /* One round through the run loop with `stub` as the guest, which runs in L0's own address space. Ticks of the TSC
- * from entry to exit are added to clock.now. */
-static void run_stub(struct vcpu *v, const u8 *stub)
+ * from entry to exit are added to clock.now. Returns the exit code. */
+static u64 run_stub_to_exit(struct vcpu *v, const u8 *stub)
 {
 	stub_vmcb.save.rip = (u64)(uintptr_t)stub;
 	stub_vmcb.control.event_inj = 0;
 	vmrun_probe(v);
-	ASSERT(stub_vmcb.control.exit_code == VMEXIT_VMMCALL);
+	return stub_vmcb.control.exit_code;
+}
+
+static void run_stub(struct vcpu *v, const u8 *stub)
+{
+	ASSERT(run_stub_to_exit(v, stub) == VMEXIT_VMMCALL);
+}
+
+/* Whether CR3's read intercept is dead, and CR0's stands for it (QEMU 10's TCG). */
+static bool probe_cr_read(struct vcpu *v)
+{
+	bool dead;
+
+	vmcb_set_intercept(&stub_vmcb.control, INTERCEPT_CR_READ(3));
+	dead = run_stub_to_exit(v, stub_read_cr3) != VMEXIT_CR_READ(3);
+	vmcb_clr_intercept(&stub_vmcb.control, INTERCEPT_CR_READ(3));
+	return dead;
 }
 
 static u64 stub_ticks(struct vcpu *v, const u8 *stub)
@@ -204,6 +221,9 @@ void backend_init(struct vcpu *v, const struct config *config)
 	ASSERT(!pmu_clock_init(&v->clock, false, 0)); /* with pmu=off nobody starts it */
 	pmu_init(&v->pmu, &v->clock.hw, rule);
 	if (config->pmu == PMU_OFF) {
+		begin_stubs(v);
+		v->cr_read_quirk = probe_cr_read(v);
+		end_stubs(v);
 		v->backend = TALLY_BACKEND_OFF;
 		nested_intercept_pmu(true);
 		set_l0_intercept(v, INTERCEPT(RDPMC), true);
@@ -212,6 +232,7 @@ void backend_init(struct vcpu *v, const struct config *config)
 		return;
 	}
 	begin_stubs(v);
+	v->cr_read_quirk = probe_cr_read(v);
 	shift = calibrate_clock(v);
 	/* what varies cannot be taken off: a count that went backwards would be worse than one that has some of L0's path */
 	if (shift < 0)

@@ -5,6 +5,7 @@
  */
 #include "hv/core/insn.h"
 #include "hv/cpu.h"
+#include "hv/known.h"
 #include "hv/log.h"
 #include "hv/memory.h"
 #include "hv/vcpu.h"
@@ -26,6 +27,7 @@ struct exit_entry {
 
 /* Indexed by exit code; NPF is apart. Without NRIPS the opcode is compared with memory. */
 static const struct exit_entry exits[] = {
+	[VMEXIT_CR_READ(0)... VMEXIT_CR_READ(15)] = {exit_cr_read, NO_LENGTH},
 	[VMEXIT_CR_WRITE(8)] = {exit_cr8_write, NO_LENGTH},
 	[VMEXIT_EXCEPTION(VEC_DB)] = {exit_db, NO_LENGTH},
 	[VMEXIT_EXCEPTION(VEC_GP)] = {exit_gp, NO_LENGTH},
@@ -68,11 +70,6 @@ const char *exit_name(u64 code)
 	}
 }
 
-static ALWAYS_INLINE bool is_64bit(const struct vmcb_save *s)
-{
-	return (s->cs.attrib & SEG_ATTR_L) && (s->efer & EFER_LMA);
-}
-
 enum insn_mode vcpu_insn_mode(const struct vcpu *v)
 {
 	const struct vmcb_save *s = &v->vmcb->save;
@@ -93,72 +90,33 @@ unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n)
 			  v->nested.ctl.nested_cr3, linear, buf, n);
 }
 
-/* Decodes the instruction that exited. */
-static int insn_decode(struct vcpu *v, struct insn *insn)
+int insn_decode(struct vcpu *v, struct insn *insn)
 {
 	u8 bytes[INSN_MAX_BYTES];
 	unsigned int n = insn_bytes(v, bytes, sizeof(bytes));
+	int error = insn_length(bytes, n, vcpu_insn_mode(v), insn);
 
-	return insn_length(bytes, n, vcpu_insn_mode(v), insn);
+	if (!error)
+		v->next_rip = v->vmcb->save.rip + insn->length;
+	if (!is_64bit(&v->vmcb->save))
+		v->next_rip = (u32)v->next_rip;
+	return error;
 }
 
 static NOINLINE void locate_decode(struct vcpu *v, const struct exit_entry *e)
 {
-	struct vmcb_save *s = &v->vmcb->save;
-	unsigned int length = e->length;
+	const struct vmcb_save *s = &v->vmcb->save;
 	struct insn insn;
 
 	v->insn_prefixes = 0;
 	if (!insn_decode(v, &insn)) {
 		v->insn_prefixes = insn.prefixes;
-		length = insn.length;
-	} else {
-		/* L1 changed the code or its mapping after the CPU fetched it */
-		log_guest("event=undecodable rip=%lx exit=%s", s->rip,
-			  exit_name(v->vmcb->control.exit_code));
+		return;
 	}
-	v->next_rip = s->rip + length;
-	if (!is_64bit(s))
-		v->next_rip = (u32)v->next_rip;
-}
-
-static ALWAYS_INLINE struct known_exit *known_at(struct vcpu *v, u64 rip)
-{
-	struct known_exit *known = &v->known[rip % KNOWN_EXITS];
-
-	asm("" : "+r"(known)); /* or gcc computes it twice */
-	return known;
-}
-
-/* Where 64-bit L1's instruction at RIP is, and how that was found. False: not in L1's memory. */
-static ALWAYS_INLINE bool walk_and_note(const struct vcpu *v, struct known_exit *known)
-{
-	const struct vmcb_save *s = &v->vmcb->save;
-	u64 table = s->cr3, rip = s->rip, address = (v->mem.limit - 1) & PTE_ADDR, offset = 0;
-
-#define LEVEL(n, shift)                                                                            \
-	known->entry[n] = guest_at(&v->mem, (table & address) + ((rip >> (shift)) & 511) * 8);     \
-	known->value[n] = table = *known->entry[n];                                                \
-	offset = BIT(shift) - 1;                                                                   \
-	if (unlikely(!(table & PTE_P)))                                                            \
-		return false;
-	LEVEL(0, 39)
-	LEVEL(1, 30)
-	if (!(table & PTE_PS)) {
-		LEVEL(2, 21)
-		if (!(table & PTE_PS)) {
-			LEVEL(3, 12)
-		} else {
-			known->entry[3] = known->entry[2];
-			known->value[3] = table;
-		}
-	} else {
-		known->entry[2] = known->entry[3] = known->entry[1];
-		known->value[2] = known->value[3] = table;
-	}
-#undef LEVEL
-	known->insn = guest_at(&v->mem, (table & address & ~offset) | (rip & offset));
-	return true;
+	/* L1 changed the code or its mapping after the CPU fetched it */
+	log_guest("event=undecodable rip=%lx exit=%s", s->rip,
+		  exit_name(v->vmcb->control.exit_code));
+	v->next_rip = s->rip + e->length;
 }
 
 /* Sets next_rip, and makes an unprefixed instruction of 64-bit L1 known. */
@@ -168,31 +126,17 @@ static ALWAYS_INLINE void locate_walk(struct vcpu *v, const struct exit_entry *e
 	struct known_exit *known = known_at(v, s->rip);
 
 	known->rip = ~0ull;
-	if (likely(!vcpu_in_l2(v) && is_64bit(s) && !(s->cr4 & CR4_LA57) &&
-		   s->rip % PAGE_SIZE <= PAGE_SIZE - 4 && walk_and_note(v, known))) {
+	if (likely(!vcpu_in_l2(v) && known_mode(s) && s->rip % PAGE_SIZE <= PAGE_SIZE - 4 &&
+		   known_walk(v, known))) {
 		known->bytes = *known->insn;
 		if (likely((known->bytes & e->mask) == e->opcode)) {
-			known->rip = s->rip;
 			known->next_rip = v->next_rip = s->rip + e->length;
-			known->cr3 = s->cr3;
-			known->code = code;
 			known->handle = e->handle;
+			known_note(known, s, code);
 			return;
 		}
 	}
 	locate_decode(v, e);
-}
-
-static ALWAYS_INLINE bool is_known(const struct known_exit *known, const struct vmcb *vmcb,
-				   u64 code, u64 rip)
-{
-	const struct vmcb_save *s = &vmcb->save;
-
-	/* spelled out: compilers make a loop of it, which is half as long again */
-	return likely(rip == known->rip && code == known->code && s->cr3 == known->cr3 &&
-		      is_64bit(s) && !(s->cr4 & CR4_LA57) && *known->entry[0] == known->value[0] &&
-		      *known->entry[1] == known->value[1] && *known->entry[2] == known->value[2] &&
-		      *known->entry[3] == known->value[3] && *known->insn == known->bytes);
 }
 
 /* Sets next_rip for the instruction that exited, and insn_prefixes if it is longer than `e` says. */
@@ -200,7 +144,7 @@ static ALWAYS_INLINE void locate(struct vcpu *v, const struct exit_entry *e, u64
 {
 	const struct vmcb *vmcb = v->vmcb;
 
-	if (v->has_nrips && vmcb->control.next_rip) {
+	if ((v->cpu_features & SVM_NRIPS) && vmcb->control.next_rip) {
 		v->next_rip = vmcb->control.next_rip;
 		if (unlikely(v->next_rip - vmcb->save.rip != e->length)) {
 			locate_decode(v, e); /* for the prefixes; the length is the CPU's */
@@ -228,7 +172,7 @@ static void inject(struct vcpu *v, unsigned int vector, bool has_error)
 	u64 event = vector | EVENT_TYPE_EXCEPTION | EVENT_V | (has_error ? EVENT_EV : 0);
 
 	if (vcpu_in_l2(v) && vmcb_intercepts(&v->nested.ctl, INTERCEPT_EXCEPTION(vector)))
-		nested_vmexit(v, VMEXIT_EXCEPTION(vector), 0, 0);
+		nested_vmexit_made(v, VMEXIT_EXCEPTION(vector), 0, 0);
 	else
 		vcpu_set_eventinj(v, event);
 }
@@ -299,7 +243,7 @@ static void deliver_nmi(struct vcpu *v)
 	if (!v->gif || (v->vmcb->control.event_inj & EVENT_V))
 		return;
 	if (vcpu_in_l2(v) && vmcb_intercepts(&v->nested.ctl, INTERCEPT(NMI))) {
-		nested_vmexit(v, VMEXIT_NMI, 0, 0); /* and it stays pending */
+		nested_vmexit_made(v, VMEXIT_NMI, 0, 0); /* and it stays pending */
 		return;
 	}
 	vcpu_clr_special(v, SPECIAL_NMI);
@@ -321,10 +265,6 @@ static ALWAYS_INLINE void apply(struct vcpu *v, u32 verdict, bool guest_only)
 			after_flags(v);
 	} else if (verdict & INJECT) {
 		inject(v, verdict & 0x1f, verdict & INJECT_ERROR);
-	} else if (verdict == REFLECT_L1) {
-		const struct vmcb_control *c = &v->vmcb->control;
-
-		nested_vmexit(v, c->exit_code, c->exit_info_1, c->exit_info_2);
 	}
 }
 
@@ -340,6 +280,15 @@ static ALWAYS_INLINE void record(struct vcpu *v, u64 code, u64 rip)
 
 	v->history_code[n] = code;
 	v->history_rip[n] = rip;
+}
+
+/* L2's exit becomes L1's. */
+static ALWAYS_INLINE void reflect(struct vcpu *v, u64 code)
+{
+	const struct vmcb_control *c = &v->vmcb->control;
+
+	exit_assist(v, code);
+	nested_vmexit(v, c->exit_code, c->exit_info_1, c->exit_info_2);
 }
 
 static u32 handle(struct vcpu *v, u64 code)
@@ -362,6 +311,8 @@ void vcpu_exit_special(struct vcpu *v)
 	bool guest_only = v->backend == TALLY_BACKEND_GUEST_ONLY;
 
 	record(v, code, v->vmcb->save.rip);
+	if (unlikely(v->special & SPECIAL_SOFT_EVENT))
+		nested_inject_end(v);
 	if (v->special & SPECIAL_ENTRY) {
 		v->vmcb->control.tlb_control = TLB_CONTROL_NONE;
 		v->vmcb->control.event_inj = 0;
@@ -369,10 +320,12 @@ void vcpu_exit_special(struct vcpu *v)
 	}
 	if (v->special & SPECIAL_HALT)
 		halt_end(v);
-	if (unlikely(v->special & SPECIAL_HOLE) && hole_exit(v))
+	if (unlikely(code == VMEXIT_CR_READ(0) && v->cr_read_quirk))
+		code = exit_which_cr_read(v);
+	if (unlikely(v->special & SPECIAL_STEP) && step_exit(v))
 		; /* L0's own */
 	else if (vcpu_in_l2(v) && nested_wants(v, code))
-		apply(v, REFLECT_L1, guest_only);
+		reflect(v, code);
 	else
 		apply(v, handle(v, code), guest_only);
 	if (v->special & SPECIAL_NMI)
@@ -405,7 +358,7 @@ static void ordinary_known(struct vcpu *v)
 	u64 code = vmcb->control.exit_code, rip = vmcb->save.rip;
 	const struct known_exit *known = known_at(v, rip);
 
-	if (unlikely(!is_known(known, vmcb, code, rip))) {
+	if (unlikely(!known_is(known, &vmcb->save, code, rip))) {
 		ordinary_unknown(v);
 		return;
 	}
@@ -418,8 +371,11 @@ void vcpu_choose_exit(struct vcpu *v)
 {
 	for (unsigned int i = 0; i < KNOWN_EXITS; i++)
 		v->known[i].rip = ~0ull; /* no instruction is there */
+	for (unsigned int i = 0; i < KNOWN_L2_EXITS; i++)
+		v->known_l2[i].rip = ~0ull;
 	/* with nRIP, or ticks to settle, there is nothing to know */
-	v->ordinary_exit = v->has_nrips || v->backend == TALLY_BACKEND_GUEST_ONLY ? ordinary_unknown
-										  : ordinary_known;
+	v->ordinary_exit = v->cpu_features & SVM_NRIPS || v->backend == TALLY_BACKEND_GUEST_ONLY
+				   ? ordinary_unknown
+				   : ordinary_known;
 	v->on_exit = v->ordinary_exit;
 }

@@ -3,17 +3,13 @@
 #include "hv/core/insn.h"
 #include "hv/core/merge.h"
 #include "hv/cpu.h"
+#include "hv/known.h"
 #include "hv/log.h"
 #include "hv/memory.h"
 #include "hv/vcpu.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
 #include "x86/msr.h"
-
-/* What nested SVM offers (APM2 §15.4); the rest of 8000_000A EDX is hidden. */
-#define SVM_OFFERED (SVM_NP | SVM_NRIPS | SVM_VMCB_ADDR_CHK)
-/* Given by software whether or not the CPU has it. */
-#define SVM_EMULATED (SVM_FLUSH_BY_ASID | SVM_VMCB_ADDR_CHK)
 
 static NOINLINE void cpuid_own(const struct vcpu *v, u32 leaf, struct cpuid_leaf *l)
 {
@@ -54,7 +50,7 @@ static void cpuid_extended(const struct vcpu *v, u32 leaf, struct cpuid_leaf *l)
 		break;
 	case CPUID_SVM:
 		l->ecx = 0;
-		l->edx = (l->edx & SVM_OFFERED) | SVM_EMULATED;
+		l->edx = v->features;
 		break;
 	case CPUID_PERFMON_V2:
 		*l = (struct cpuid_leaf){0};
@@ -184,10 +180,55 @@ static u32 write_pat(struct vcpu *v, u64 value)
 	return ADVANCE;
 }
 
+/* Where the running guest's DebugCtl and LBRs are while LBR virtualization moves them; NULL: in the CPU, or no such MSR. */
+static u64 *lbr_field(struct vcpu *v, u32 msr)
+{
+	static const struct {
+		u32 msr;
+		u32 offset;
+	} fields[] = {
+		{MSR_DEBUGCTL, offsetof(struct vmcb_save, dbgctl)},
+		{MSR_BR_FROM, offsetof(struct vmcb_save, br_from)},
+		{MSR_BR_TO, offsetof(struct vmcb_save, br_to)},
+		{MSR_LAST_EXCP_FROM, offsetof(struct vmcb_save, last_excp_from)},
+		{MSR_LAST_EXCP_TO, offsetof(struct vmcb_save, last_excp_to)},
+	};
+
+	if (!(v->vmcb->control.virt_ext & LBR_VIRT_ENABLE))
+		return NULL;
+	for (unsigned int i = 0; i < ARRAY_SIZE(fields); i++)
+		if (fields[i].msr == msr)
+			return vmcb_save_at(&v->vmcb->save, fields[i].offset);
+	return NULL;
+}
+
+/* From the first use on LBR virtualization keeps the guest's DebugCtl, so that nothing of L0's is recorded. The CPU tells
+ * which values are good. */
+static u32 write_debugctl(struct vcpu *v, u64 value)
+{
+	u64 was = cpu_rdmsr(MSR_DEBUGCTL), kept;
+
+	if (!cpu_wrmsr_safe(MSR_DEBUGCTL, value))
+		return INJECT_GP;
+	kept = cpu_rdmsr(MSR_DEBUGCTL);
+	cpu_wrmsr(MSR_DEBUGCTL, was);
+	v->vmcb->save.dbgctl = kept;
+	v->vmcb->control.virt_ext |= LBR_VIRT_ENABLE;
+	if (!v->nested.own_lbr)
+		v->vmcb01->control.virt_ext |=
+			LBR_VIRT_ENABLE; /* L1's and L2's are the same then */
+	return ADVANCE;
+}
+
 static NOINLINE u32 read_other(struct vcpu *v, u32 msr)
 {
+	const u64 *lbr = lbr_field(v, msr);
 	u64 value;
 
+	if (unlikely(lbr)) {
+		set_gpr_pair(v, *lbr);
+		return ADVANCE;
+	}
 	switch (msr) {
 	case MSR_VM_CR:
 		value = v->vm_cr;
@@ -201,6 +242,14 @@ static NOINLINE u32 read_other(struct vcpu *v, u32 msr)
 	case MSR_SVM_KEY:
 		value = 0; /* write-only, reads 0 (APM2 §15.31) */
 		break;
+	case MSR_TSC_RATIO:
+		if (v->features & SVM_TSC_RATE) {
+			value = v->tsc_ratio;
+			break;
+		}
+		if (v->cpu_features & SVM_TSC_RATE)
+			return INJECT_GP; /* hidden */
+		FALLTHROUGH;
 	default:
 		if (!cpu_rdmsr_safe(msr, &value))
 			return INJECT_GP;
@@ -209,8 +258,21 @@ static NOINLINE u32 read_other(struct vcpu *v, u32 msr)
 	return ADVANCE;
 }
 
+/* For L1's guests only: nested.c puts it into the CPU while one runs. */
+static u32 write_tsc_ratio(struct vcpu *v, u64 value)
+{
+	if (!(v->features & SVM_TSC_RATE) || (value & TSC_RATIO_MBZ))
+		return INJECT_GP;
+	v->tsc_ratio = value;
+	if (vcpu_in_l2(v))
+		cpu_wrmsr(MSR_TSC_RATIO, value);
+	return ADVANCE;
+}
+
 static NOINLINE u32 write_other(struct vcpu *v, u32 msr, u64 value)
 {
+	u64 *lbr;
+
 	switch (msr) {
 	case MSR_VM_CR:
 		return write_vm_cr(v, value);
@@ -220,9 +282,21 @@ static NOINLINE u32 write_other(struct vcpu *v, u32 msr, u64 value)
 		return write_pat(v, value);
 	case MSR_SVM_KEY:
 		return ADVANCE; /* no key is set, so nothing unlocks */
-	default:
-		return cpu_wrmsr_safe(msr, value) ? ADVANCE : INJECT_GP;
+	case MSR_TSC_RATIO:
+		if (v->cpu_features & SVM_TSC_RATE)
+			return write_tsc_ratio(v, value);
+		break;
+	case MSR_DEBUGCTL:
+		if (v->cpu_features & SVM_LBR_VIRT)
+			return write_debugctl(v, value);
+		break;
 	}
+	lbr = lbr_field(v, msr);
+	if (unlikely(lbr)) {
+		*lbr = value;
+		return ADVANCE;
+	}
+	return cpu_wrmsr_safe(msr, value) ? ADVANCE : INJECT_GP;
 }
 
 /* MSRs that may be the PMU's: pmu/ knows which are. The four of PerfMonV2 are intercepted because L1 need not have them;
@@ -295,6 +369,56 @@ u32 exit_rdpmc(struct vcpu *v)
 	return ADVANCE;
 }
 
+/* Its mapping or its bytes have changed since the CPU fetched it: fetched again, it faults or is another. */
+static u32 refetch(struct vcpu *v)
+{
+	if (vcpu_in_l2(v) && v->nested.space)
+		shadow_flush(&v->shadow, v->nested.space);
+	vcpu_flush_tlb(v);
+	return RESUME;
+}
+
+/* The value of a control register as the running guest must see it. */
+static u64 read_cr(const struct vcpu *v, unsigned int n)
+{
+	const struct vmcb *vmcb = v->vmcb;
+
+	switch (n) {
+	case 0:
+		return vmcb->save.cr0;
+	case 2:
+		return vmcb->save.cr2;
+	case 3:
+		return vmcb->save.cr3;
+	case 4:
+		return vmcb->save.cr4;
+	default:
+		return vmcb->control.int_ctl & V_INTR_MASKING ? vmcb->control.int_ctl & 0xf
+							      : cpu_read_cr8();
+	}
+}
+
+/*
+ * L2 reads a control register that L1 does not intercept: only on CPUs with cr_read_quirk, where the intercept is another
+ * register's. MOV is done here; SMSW, which may write to memory, runs once without the intercept.
+ */
+u32 exit_cr_read(struct vcpu *v)
+{
+	struct insn insn;
+	u64 value;
+
+	if (insn_decode(v, &insn) || insn.map != INSN_MAP_0F)
+		return refetch(v);
+	if (insn.opcode != 0x20) {
+		step_begin(v);
+		vmcb_clr_intercept(&v->vmcb->control, INTERCEPT_CR_READ(0));
+		return RESUME;
+	}
+	value = read_cr(v, (unsigned int)v->vmcb->control.exit_code);
+	*vcpu_gpr(v, insn.rm) = is_64bit(&v->vmcb->save) ? value : (u32)value;
+	return ADVANCE;
+}
+
 /*
  * MOV CR8: of L2 while V_IRQ is set, because QEMU aborts on it (docs/platforms.md); of L1 while GIF=0, when the CPU would
  * write V_TPR only.
@@ -302,25 +426,15 @@ u32 exit_rdpmc(struct vcpu *v)
 u32 exit_cr8_write(struct vcpu *v)
 {
 	struct vmcb_control *c = &v->vmcb->control;
-	u8 bytes[INSN_MAX_BYTES];
 	struct insn insn;
 	u64 value;
 
-	if (insn_length(bytes, insn_bytes(v, bytes, sizeof(bytes)), vcpu_insn_mode(v), &insn) ||
-	    insn.opcode != 0x22) {
-		/* its mapping or its bytes have changed since the CPU fetched it: fetched again, it faults or is another */
-		if (vcpu_in_l2(v) && v->nested.space)
-			shadow_flush(&v->shadow, v->nested.space);
-		c->tlb_control = TLB_CONTROL_FLUSH_ALL;
-		vcpu_set_special(v, SPECIAL_ENTRY);
-		return RESUME;
-	}
-	value = insn.rm == GPR_RAX   ? v->vmcb->save.rax
-		: insn.rm == GPR_RSP ? v->vmcb->save.rsp
-				     : v->gpr[insn.rm];
+	if (insn_decode(v, &insn) || insn.opcode != 0x22)
+		return refetch(v);
+	value = *vcpu_gpr(v, insn.rm);
 	if (value & ~0xfull)
 		return INJECT_GP;
-	if (!vcpu_in_l2(v) || !(c->int_ctl & V_INTR_MASKING))
+	if (!vcpu_in_l2(v) || !(v->nested.ctl.int_ctl & V_INTR_MASKING))
 		cpu_write_cr8(value);
 	c->int_ctl = (c->int_ctl & ~(u32)V_TPR_MASK) | (u32)value;
 	v->next_rip = v->vmcb->save.rip + insn.length;
@@ -341,6 +455,7 @@ static u32 hypercall_status(struct vcpu *v, u64 gpa)
 		.exits = v->exits,
 		.shadow_fills = v->shadow.fills,
 		.shadow_flushes = v->shadow.flushes,
+		.tlb_flushes = v->tlb_flushes,
 		.shadow_pages = v->shadow.pool.used,
 		.hole_accesses = v->hole_accesses,
 		.region_gpa = v->hole.start,
@@ -431,24 +546,64 @@ void halt_end(struct vcpu *v)
 	vcpu_reset_intercepts(v);
 }
 
-void vcpu_set_gif(struct vcpu *v, bool gif)
+/* V_IRQ of L2 does not reach the CPU for as long as it is held: by GIF=0, or by V_GIF=0. */
+void nested_hold_virq(struct vcpu *v, bool hold)
 {
-	struct vmcb_control *c = &v->vmcb01->control;
+	struct vmcb_control *ctl = &v->nested.ctl, *c = &v->vmcb02->control;
+
+	if (v->nested.virq_held == hold)
+		return;
+	v->nested.virq_held = hold;
+	if (hold) {
+		ctl->int_ctl = (ctl->int_ctl & ~(u32)V_IRQ) | (c->int_ctl & (u32)V_IRQ);
+		c->int_ctl &= ~(u32)V_IRQ;
+	} else {
+		c->int_ctl |= ctl->int_ctl & (u32)V_IRQ;
+	}
+	vcpu_reset_intercepts(v);
+}
+
+/* L2 changes the real GIF, L1 having neither intercepted that nor given it a virtual one. */
+static NOINLINE void set_l2_gif(struct vcpu *v, bool gif)
+{
+	struct vmcb_control *c = &v->vmcb02->control;
 
 	if (v->gif == gif)
 		return;
 	v->gif = gif;
-	if (gif) {
+	if (!(v->nested.ctl.int_ctl & V_INTR_MASKING)) {
+		if (gif)
+			c->int_ctl &= ~(u32)V_INTR_MASKING;
+		else
+			c->int_ctl = (c->int_ctl & ~(u32)V_TPR_MASK) | (u32)cpu_read_cr8() |
+				     (u32)V_INTR_MASKING;
+	}
+	nested_hold_virq(v, !gif);
+	vcpu_reset_intercepts(v);
+	vcpu_set_host_if(v, gif && (v->vmcb01->save.rflags & RFLAGS_IF));
+}
+
+void nested_set_vgif(struct vcpu *v, bool gif)
+{
+	struct vmcb_control *ctl = &v->nested.ctl;
+
+	ctl->int_ctl = gif ? ctl->int_ctl | (u32)V_GIF : ctl->int_ctl & ~(u32)V_GIF;
+	nested_hold_virq(v, !gif);
+}
+
+void vcpu_set_gif(struct vcpu *v, bool gif)
+{
+	struct vmcb_control *c = &v->vmcb01->control;
+
+	if (unlikely(vcpu_in_l2(v)))
+		set_l2_gif(v, gif);
+	else if (!gif)
+		vcpu_hold_l1(v);
+	else if (!v->gif) {
+		v->gif = true;
 		c->int_ctl &= ~(u32)V_INTR_MASKING;
 		vmcb_clr_intercept(c, INTERCEPT(NMI));
 		vmcb_clr_intercept(c, INTERCEPT_CR_WRITE(8));
-	} else {
-		/* V_INTR_MASKING makes CR8 V_TPR; exit_cr8_write() keeps it and the APIC's TPR the same */
-		c->int_ctl =
-			(c->int_ctl & ~(u32)V_TPR_MASK) | (u32)cpu_read_cr8() | (u32)V_INTR_MASKING;
-		vmcb_set_intercept(c, INTERCEPT(NMI));
-		vmcb_set_intercept(c, INTERCEPT_CR_WRITE(8));
-		vcpu_set_host_if(v, false);
 	}
 }
 
@@ -463,11 +618,11 @@ void vcpu_reset_intercepts(struct vcpu *v)
 	}
 	c1->clean &= ~(u32)CLEAN_INTERCEPTS;
 	c2->clean &= ~(u32)CLEAN_INTERCEPTS;
-	merge_intercept_cr8(c2);
+	merge_intercept_quirks(c2, v->cr_read_quirk);
 	if (!v->svme)
 		vmcb_set_intercept(c1, INTERCEPT_EXCEPTION(VEC_GP));
-	if (!v->gif) {
-		vmcb_set_intercept(c1, INTERCEPT(NMI));
-		vmcb_set_intercept(c1, INTERCEPT_CR_WRITE(8));
-	}
+	if (c1->int_ctl & V_INTR_MASKING) /* with GIF=0, perhaps while L2 runs */
+		intercept_for_gif0(c1);
+	if (vcpu_in_l2(v) && !v->gif)
+		intercept_for_gif0(c2);
 }

@@ -48,11 +48,20 @@ u32 exit_vmsave(struct vcpu *v)
 	return ADVANCE;
 }
 
+/* L2's is virtual if L1 says so (APM2 §15.33.2). */
+static void set_gif(struct vcpu *v, bool gif)
+{
+	if (unlikely(vcpu_in_l2(v) && v->nested.vgif))
+		nested_set_vgif(v, gif);
+	else
+		vcpu_set_gif(v, gif);
+}
+
 u32 exit_stgi(struct vcpu *v)
 {
 	if (svm_disabled(v))
 		return INJECT_UD; /* SKINIT is not offered, so no exception from the rule (APM2 §15.31) */
-	vcpu_set_gif(v, true);
+	set_gif(v, true);
 	return ADVANCE;
 }
 
@@ -60,7 +69,7 @@ u32 exit_clgi(struct vcpu *v)
 {
 	if (svm_disabled(v))
 		return INJECT_UD;
-	vcpu_set_gif(v, false);
+	set_gif(v, false);
 	return ADVANCE;
 }
 

@@ -20,60 +20,71 @@ bool vcpu_names_hole(struct vcpu *v, u64 gpa, u64 bytes, const char *what)
 	return true;
 }
 
-static void flush(struct vcpu *v)
+void vcpu_flush_tlb(struct vcpu *v)
 {
-	v->vmcb->control.tlb_control =
-		v->has_flush_by_asid ? TLB_CONTROL_FLUSH_ASID : TLB_CONTROL_FLUSH_ALL;
+	v->vmcb->control.tlb_control = vcpu_flush_asid(v);
+	v->tlb_flushes++;
 	vcpu_set_special(v, SPECIAL_ENTRY);
+}
+
+void step_begin(struct vcpu *v)
+{
+	if (v->special & SPECIAL_STEP)
+		return;
+	v->step_tf = v->vmcb->save.rflags & RFLAGS_TF;
+	v->vmcb->save.rflags |= RFLAGS_TF;
+	/* no interrupt in between, its handler is not what is to be stepped */
+	v->vmcb->control.int_state |= INTERRUPT_SHADOW;
+	vmcb_set_intercept(&v->vmcb->control, INTERCEPT_EXCEPTION(VEC_DB));
+	vcpu_set_special(v, SPECIAL_STEP);
 }
 
 /* Lets the guest repeat its write to the page that `leaf` maps. */
 void hole_write(struct vcpu *v, u64 *leaf)
 {
 	if (v->hole_leaves == HOLE_LEAVES)
-		hole_step_end(v); /* more pages than an instruction writes: a new one */
-	if (!v->hole_leaves) {
-		v->hole_tf = v->vmcb->save.rflags & RFLAGS_TF;
-		v->vmcb->save.rflags |= RFLAGS_TF;
-		/* no interrupt in between, its handler is not what is to be stepped */
-		v->vmcb->control.int_state |= INTERRUPT_SHADOW;
-		vmcb_set_intercept(&v->vmcb->control, INTERCEPT_EXCEPTION(VEC_DB));
-	}
+		step_end(v); /* more pages than an instruction writes: a new one */
+	step_begin(v);
 	v->hole_leaf[v->hole_leaves] = leaf;
 	v->hole_leaf_was[v->hole_leaves++] = *leaf;
 	*leaf = memory_sink_page_hpa() | PTE_P | PTE_W | PTE_U | PTE_A | PTE_D;
-	vcpu_set_special(v, SPECIAL_HOLE);
-	flush(v);
+	vcpu_flush_tlb(v);
 }
 
-void hole_step_end(struct vcpu *v)
+static void close_hole(struct vcpu *v)
 {
 	while (v->hole_leaves) {
 		v->hole_leaves--;
 		*v->hole_leaf[v->hole_leaves] = v->hole_leaf_was[v->hole_leaves];
 	}
 	memory_sink_reset();
-	flush(v);
-	if (!v->hole_tf)
-		v->vmcb->save.rflags &= ~RFLAGS_TF;
-	vcpu_reset_intercepts(v);
-	vcpu_clr_special(v, SPECIAL_HOLE);
+	vcpu_flush_tlb(v);
 }
 
-bool hole_exit(struct vcpu *v)
+void step_end(struct vcpu *v)
+{
+	if (v->hole_leaves)
+		close_hole(v);
+	if (!v->step_tf)
+		v->vmcb->save.rflags &= ~RFLAGS_TF;
+	vcpu_reset_intercepts(v);
+	vcpu_clr_special(v, SPECIAL_STEP);
+}
+
+bool step_exit(struct vcpu *v)
 {
 	u64 code = v->vmcb->control.exit_code;
 
 	if (code == VMEXIT_NPF)
 		return false; /* perhaps a second page of the same access, see hole_write() */
-	hole_step_end(v);
-	if (code != VMEXIT_EXCEPTION(VEC_DB) || v->hole_tf)
+	step_end(v);
+	if (code != VMEXIT_EXCEPTION(VEC_DB) || v->step_tf)
 		return false;
 	v->vmcb->save.dr6 &= ~DR6_BS;
 	return true;
 }
 
-/* Only hole_write() makes L0 intercept it, and its own are gone in hole_exit(): this one is the guest's. */
+/* Only step_begin() makes L0 intercept it, and its own are gone in step_exit(): this one is the guest's. */
 u32 exit_db(struct vcpu *v)
 {
 	(void)v;
@@ -95,11 +106,10 @@ static void redeliver(struct vcpu *v)
 	    (type == EVENT_TYPE_SWINT ||
 	     (type == EVENT_TYPE_EXCEPTION && (vector == VEC_BP || vector == VEC_OF))))
 		return;
-	v->nested.injected_exit = v->exits;
-	c->next_rip =
-		v->nested.ctl
-			.next_rip; /* the exit has overwritten it; only an event of L1's uses it */
-	vcpu_set_eventinj(v, event);
+	if (nested_event_is_injected(v))
+		nested_inject(v, event);
+	else
+		vcpu_set_eventinj(v, event);
 	/* QEMU's TCG clears V_IRQ only when the delivery is complete */
 	if (type == EVENT_TYPE_INTR && (c->int_ctl & V_IRQ) && c->int_vector == vector)
 		c->int_ctl &= ~(u32)V_IRQ;
@@ -116,6 +126,7 @@ u32 exit_npf(struct vcpu *v)
 		switch (shadow_fault(&v->shadow, v->nested.space, gpa, c->exit_info_1, &fault)) {
 		case SHADOW_REFLECT:
 			vcpu_names_hole(v, fault.l1_gpa, 1, "nested-table");
+			exit_assist(v, VMEXIT_NPF);
 			nested_vmexit(v, VMEXIT_NPF,
 				      fault.error_code | (c->exit_info_1 & (NPF_FINAL | NPF_TABLE)),
 				      gpa);
@@ -130,7 +141,7 @@ u32 exit_npf(struct vcpu *v)
 		}
 		if (v->nested.space->tlb_flush) {
 			v->nested.space->tlb_flush = false;
-			flush(v);
+			vcpu_flush_tlb(v);
 		}
 	} else {
 		bool write = c->exit_info_1 & PFERR_W;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Takes the CPU over from the loader: own tables, vmcb01 from the present state, and into the loop. */
 #include "hv/main.h"
+#include "abi/features.h"
 #include "hv/cpu.h"
 #include "hv/log.h"
 #include "hv/memory.h"
@@ -171,7 +172,6 @@ s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *fr
 	struct descriptor_table gdtr = {sizeof(gdt) - 1, (u64)(uintptr_t)gdt};
 	struct descriptor_table idtr = {sizeof(idt) - 1, (u64)(uintptr_t)idt};
 	struct vcpu *v = &the_cpu.vcpu;
-	u64 svm_features = cpu_cpuid(CPUID_SVM, 0).edx;
 	int error;
 
 	if (handoff.version != HANDOFF_VERSION)
@@ -193,8 +193,8 @@ s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *fr
 	v->vmcb02_hpa = memory_hpa(v->vmcb02);
 	v->vmcb = v->vmcb01;
 	v->vmcb_hpa = v->vmcb01_hpa;
-	v->has_nrips = svm_features & SVM_NRIPS;
-	v->has_flush_by_asid = svm_features & SVM_FLUSH_BY_ASID;
+	v->cpu_features = cpu_cpuid(CPUID_SVM, 0).edx;
+	v->features = tally_features(v->cpu_features, handoff.config.hidden_features);
 	v->phys_bits =
 		handoff.phys_bits < CORE_MAX_PHYS_BITS ? handoff.phys_bits : CORE_MAX_PHYS_BITS;
 	v->gif = true;
@@ -225,7 +225,8 @@ s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *fr
 	backend_init(v, &handoff.config);
 	vcpu_choose_exit(v);
 	vcpu_set_special(v, SPECIAL_ENTRY); /* TLB_CONTROL of the first VMRUN */
-	log_info("event=start version=%s region=%lx+%lx phys_bits=%u nrips=%u", TALLY_VERSION,
-		 handoff.region_hpa, handoff.region_bytes, handoff.phys_bits, v->has_nrips);
+	log_info("event=start version=%s region=%lx+%lx phys_bits=%u features=%x of %x",
+		 TALLY_VERSION, handoff.region_hpa, handoff.region_bytes, handoff.phys_bits,
+		 v->features, v->cpu_features);
 	vmrun_loop(v);
 }

@@ -28,7 +28,7 @@ static u32 shadow_links[CORE_SHADOW_PAGES];
  */
 #define MERGED_MSRS(X) X(MSR_TSC) X(MSR_SYSENTER_CS) X(MSR_EFER) X(MSR_FS_BASE)
 
-static void init_msrpms(void)
+static void init_msrpms(const struct vcpu *v)
 {
 	/* PAT only because TCG has one for all levels and does not look at G_PAT */
 	static const u32 ours[] = {MSR_EFER,
@@ -43,6 +43,10 @@ static void init_msrpms(void)
 
 	for (unsigned int i = 0; i < ARRAY_SIZE(ours); i++)
 		msrpm_set((u8 *)msrpm01, ours[i], true, true);
+	if (v->cpu_features & SVM_TSC_RATE)
+		msrpm_set((u8 *)msrpm01, MSR_TSC_RATIO, true, true);
+	if (v->cpu_features & SVM_LBR_VIRT)
+		msrpm_set((u8 *)msrpm01, MSR_DEBUGCTL, false, true);
 	for (u64 i = 0; i < MSRPM_BYTES / 8; i++)
 		msrpm02[i] = ~0ull;
 }
@@ -73,11 +77,12 @@ void nested_init(struct vcpu *v)
 	ASSERT(pages);
 	ASSERT(!shadow_init(&v->shadow, &v->mem, pages, memory_hpa(pages), shadow_links,
 			    CORE_SHADOW_PAGES, v->hole, memory_hole_page_hpa()));
-	init_msrpms();
+	init_msrpms(v);
 	for (unsigned int i = 0; i < ARRAY_SIZE(always); i++)
 		v->l0_intercepts[always[i] / 32] |= 1u << (always[i] % 32);
 	v->vmcb01->control.msrpm_base_pa = memory_hpa(msrpm01);
 	c->msrpm_base_pa = memory_hpa(msrpm02);
+	v->tsc_ratio = TSC_RATIO_RESET;
 	c->np_ctl = NP_ENABLE;
 	vcpu_reset_intercepts(v);
 }
@@ -127,13 +132,36 @@ static ALWAYS_INLINE void merge_permissions(struct vcpu *v)
 	}
 }
 
+/* The shadow space of this VMRUN: most often that of the last one. */
+static ALWAYS_INLINE struct shadow_space *choose_space(struct vcpu *v)
+{
+	const struct vmcb_control *ctl = &v->nested.ctl;
+	const struct vmcb_save *l1 = &v->vmcb01->save;
+	struct shadow_space *space = v->nested.last_space;
+
+	if (unlikely(!space || !space->in_use || space->ncr3 != ctl->nested_cr3 ||
+		     space->vasid != ctl->asid || l1->cr4 != v->nested.l1_cr4 ||
+		     l1->efer != v->nested.l1_efer)) {
+		if (in_hole(v, ctl->nested_cr3, 1))
+			vcpu_names_hole(v, ctl->nested_cr3, 1, "nCR3");
+		if (space)
+			space->lru = ++v->shadow.clock;
+		v->nested.l1_cr4 = l1->cr4;
+		v->nested.l1_efer = l1->efer;
+		v->nested.npt_mode = npt_mode_of(l1->cr4, l1->efer, v->phys_bits, true);
+		space = shadow_get(&v->shadow, ctl->asid, ctl->nested_cr3, &v->nested.npt_mode);
+		v->nested.last_space = space;
+	}
+	v->nested.space = space;
+	return space;
+}
+
 /* ASID, nested tables, and what of the TLB must go. L1's ASIDs are names of its own. */
 static ALWAYS_INLINE void choose_translation(struct vcpu *v)
 {
 	const struct vmcb_control *ctl = &v->nested.ctl;
 	struct vmcb_control *c = &v->vmcb02->control;
-	u8 flush_asid = v->has_flush_by_asid ? TLB_CONTROL_FLUSH_ASID : TLB_CONTROL_FLUSH_ALL;
-	u8 requested = ctl->tlb_control;
+	u8 flush_asid = vcpu_flush_asid(v), requested = ctl->tlb_control;
 
 	c->tlb_control = TLB_CONTROL_NONE;
 	if (unlikely(requested)) {
@@ -145,14 +173,8 @@ static ALWAYS_INLINE void choose_translation(struct vcpu *v)
 			shadow_flush_vasid(&v->shadow, ctl->asid);
 	}
 	if (likely(ctl->np_ctl & NP_ENABLE)) {
-		const struct vmcb_save *l1 = &v->vmcb01->save;
-		struct shadow_space *space;
+		struct shadow_space *space = choose_space(v);
 
-		if (in_hole(v, ctl->nested_cr3, 1))
-			vcpu_names_hole(v, ctl->nested_cr3, 1, "nCR3");
-		v->nested.npt_mode = npt_mode_of(l1->cr4, l1->efer, v->phys_bits, true);
-		space = shadow_get(&v->shadow, ctl->asid, ctl->nested_cr3, &v->nested.npt_mode);
-		v->nested.space = space;
 		c->nested_cr3 = space->root_hpa;
 		c->asid = ASID_SHADOW(shadow_space_idx(&v->shadow, space));
 		if (unlikely(space->tlb_flush)) {
@@ -169,6 +191,8 @@ static ALWAYS_INLINE void choose_translation(struct vcpu *v)
 		v->nested.no_npt_vasid = ctl->asid;
 		v->vmcb02->save.g_pat = v->vmcb01->save.g_pat; /* one PAT for both then */
 	}
+	if (unlikely(c->tlb_control))
+		v->tlb_flushes++;
 }
 
 /* What #VMEXIT does to the host, for L1 (APM2 §15.6). */
@@ -176,7 +200,7 @@ static ALWAYS_INLINE void l1_after_vmexit(struct vcpu *v)
 {
 	struct vmcb_save *s = &v->vmcb01->save;
 
-	vcpu_set_gif(v, false);
+	vcpu_hold_l1(v);
 	s->cr0 |= CR0_PE;
 	s->dr7 = DR7_RESET;
 	s->rflags &= ~RFLAGS_VM;
@@ -205,6 +229,80 @@ static NOINLINE u32 vmrun_refused(struct vcpu *v, enum vmrun_rule rule)
 	return RESUME;
 }
 
+static bool lbr_in_use(const struct vcpu *v)
+{
+	return unlikely((v->nested.ctl.virt_ext | v->vmcb01->control.virt_ext) & LBR_VIRT_ENABLE);
+}
+
+/* DebugCtl and LBRs: L2's own if vmcb12 has LBR virtualization, else L1's and L2's are the same (APM2 §15.23). */
+static NOINLINE void load_lbr(struct vcpu *v)
+{
+	v->nested.own_lbr =
+		(v->nested.ctl.virt_ext & LBR_VIRT_ENABLE) && (v->features & SVM_LBR_VIRT);
+	if (!v->nested.own_lbr && !(v->vmcb01->control.virt_ext & LBR_VIRT_ENABLE))
+		return;
+	v->vmcb02->control.virt_ext = LBR_VIRT_ENABLE;
+	merge_lbr(&v->vmcb02->save, v->nested.own_lbr ? &vmcb12(v)->save : &v->vmcb01->save);
+	v->vmcb02->save.dbgctl &= DEBUGCTL_LBR | DEBUGCTL_BTF;
+}
+
+static NOINLINE void store_lbr(struct vcpu *v)
+{
+	if (v->vmcb02->control.virt_ext & LBR_VIRT_ENABLE)
+		merge_lbr(v->nested.own_lbr ? &vmcb12(v)->save : &v->vmcb01->save,
+			  &v->vmcb02->save);
+}
+
+/* What is virtual in L2 beside its VMCB: GIF, LBRs, the TSC's rate. */
+static ALWAYS_INLINE void load_virtual(struct vcpu *v)
+{
+	u32 int_ctl = v->nested.ctl.int_ctl;
+
+	v->nested.virq_held = false;
+	v->nested.vgif = (int_ctl & V_GIF_ENABLE) && (v->features & SVM_VGIF);
+	if (unlikely(v->nested.vgif && merge_vgif_holds(int_ctl)))
+		nested_hold_virq(v, true);
+	v->vmcb02->control.virt_ext = 0;
+	v->nested.own_lbr = false;
+	if (lbr_in_use(v))
+		load_lbr(v);
+	if (unlikely(v->tsc_ratio != TSC_RATIO_RESET))
+		cpu_wrmsr(MSR_TSC_RATIO, v->tsc_ratio);
+}
+
+/* INTn, INT3 and INTO return behind themselves: to nRIP, if the CPU injects it (APM2 §15.20). */
+static bool is_soft_event(u64 event)
+{
+	u64 type = event & EVENT_TYPE, vector = event & EVENT_VECTOR;
+
+	return type == EVENT_TYPE_SWINT ||
+	       (type == EVENT_TYPE_EXCEPTION && (vector == VEC_BP || vector == VEC_OF));
+}
+
+void nested_inject(struct vcpu *v, u64 event)
+{
+	struct vmcb *vmcb = v->vmcb02;
+
+	v->nested.injected_exit = v->exits;
+	v->nested.injected = event;
+	vmcb->control.event_inj = event;
+	vmcb->control.next_rip = v->nested.ctl.next_rip;
+	vcpu_set_special(v, SPECIAL_ENTRY);
+	/* where L1 sees NRIPS and the CPU has none, RIP itself is what the CPU pushes */
+	if (is_soft_event(event) && (v->features & ~v->cpu_features & SVM_NRIPS)) {
+		v->nested.soft_rip = vmcb->save.rip;
+		vmcb->save.rip = v->nested.ctl.next_rip;
+		vcpu_set_special(v, SPECIAL_SOFT_EVENT);
+	}
+}
+
+void nested_inject_end(struct vcpu *v)
+{
+	vcpu_clr_special(v, SPECIAL_SOFT_EVENT);
+	if (nested_event_is_injected(v))
+		v->vmcb02->save.rip = v->nested.soft_rip; /* its delivery did not happen */
+}
+
 u32 exit_vmrun(struct vcpu *v)
 {
 	enum vmrun_rule rule;
@@ -218,6 +316,8 @@ u32 exit_vmrun(struct vcpu *v)
 	v->nested.vmcb12_gpa = gpa;
 	v->limits.l1_paging = v->vmcb01->save.cr0 & CR0_PG;
 	merge_read_vmcb12(&v->nested.ctl, &v->vmcb02->save, vmcb12(v));
+	if (unlikely(!(v->features & SVM_NP)))
+		v->nested.ctl.np_ctl = 0;
 	vcpu_skip(v);
 	rule = vmrun_check(&v->nested.ctl, &v->vmcb02->save, &v->limits);
 	if (unlikely(!rule && vmrun_uses_pdptes(&v->nested.ctl, &v->vmcb02->save)))
@@ -225,12 +325,14 @@ u32 exit_vmrun(struct vcpu *v)
 	if (unlikely(rule))
 		return vmrun_refused(v, rule);
 
-	merge_control(&v->vmcb02->control, &v->nested.ctl, v->l0_intercepts);
+	merge_control(&v->vmcb02->control, &v->nested.ctl, v->l0_intercepts, v->cr_read_quirk);
 	merge_save(&v->vmcb02->save);
 	merge_permissions(v);
 	choose_translation(v);
-	v->nested.injected_exit = v->exits;
-	vcpu_set_gif(v, true);
+	load_virtual(v);
+	if (unlikely(v->nested.ctl.event_inj & EVENT_V))
+		nested_inject(v, v->vmcb02->control.event_inj);
+	v->gif = true; /* vmcb01 stays as it is: see vcpu_hold_l1() */
 	vcpu_set_host_if(v, v->vmcb01->save.rflags & RFLAGS_IF);
 	vcpu_set_special(v, SPECIAL_L2 | SPECIAL_ENTRY);
 	v->vmcb = v->vmcb02;
@@ -245,14 +347,15 @@ u32 exit_vmrun(struct vcpu *v)
 bool nested_event_is_injected(const struct vcpu *v)
 {
 	return vcpu_in_l2(v) && v->exits == v->nested.injected_exit + 1 &&
-	       !((v->vmcb->control.exit_int_info ^ v->nested.ctl.event_inj) &
-		 (EVENT_VECTOR | EVENT_V));
+	       !((v->vmcb->control.exit_int_info ^ v->nested.injected) & (EVENT_VECTOR | EVENT_V));
 }
 
 bool nested_wants(struct vcpu *v, u64 code)
 {
 	const struct vmcb_control *ctl = &v->nested.ctl;
 
+	if (unlikely(!v->gif && code == VMEXIT_NMI))
+		return false; /* L2 has cleared the real GIF */
 	return route_to_l1(ctl, code, guest_at(&v->mem, ctl->msrpm_base_pa & ~0xfffull),
 			   (u32)v->gpr[GPR_RCX], v->vmcb->control.exit_info_1 & 1);
 }
@@ -264,6 +367,8 @@ static ALWAYS_INLINE void enter_l1(struct vcpu *v)
 	v->vmcb = v->vmcb01;
 	v->vmcb_hpa = v->vmcb01_hpa;
 	v->vmcb01->control.int_state = 0;
+	if (unlikely(v->tsc_ratio != TSC_RATIO_RESET))
+		cpu_wrmsr(MSR_TSC_RATIO, TSC_RATIO_RESET);
 	v->transitions++;
 	pmu_nested_transition(&v->pmu, false);
 	pmu_commit(&v->pmu);
@@ -273,18 +378,33 @@ static ALWAYS_INLINE void enter_l1(struct vcpu *v)
 void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2)
 {
 	struct vmcb *to = vmcb12(v);
+	u32 back = MERGE_INT_CTL_BACK;
 
-	if (unlikely(v->special & SPECIAL_HOLE))
-		hole_step_end(v);
+	if (unlikely(v->special & SPECIAL_STEP))
+		step_end(v);
 	to->control.exit_code = code;
 	to->control.exit_info_1 = info1;
 	to->control.exit_info_2 = info2;
-	if (v->has_nrips)
+	if (likely(v->features & SVM_NRIPS))
 		to->control.next_rip = v->vmcb02->control.next_rip;
-	merge_write_back(to, v->vmcb02, v->nested.ctl.int_ctl, v->nested.space);
+	if (likely(v->features & SVM_DECODE_ASSISTS))
+		MERGE_COPY(&to->control, &v->vmcb02->control, MERGE_CONTROL_AT(insn_len),
+			   MERGE_CONTROL_AT(reserved_0e0))
+	if (unlikely(v->nested.virq_held))
+		back &= ~(u32)V_IRQ;
+	merge_write_back(to, v->vmcb02, v->nested.ctl.int_ctl, back, v->nested.space);
+	if (lbr_in_use(v))
+		store_lbr(v);
 	/* CR2 is not among what #VMEXIT restores: L1 finds L2's */
 	v->vmcb01->save.cr2 = v->vmcb02->save.cr2;
 	enter_l1(v);
+}
+
+void nested_vmexit_made(struct vcpu *v, u64 code, u64 info1, u64 info2)
+{
+	v->vmcb02->control.next_rip = 0;
+	v->vmcb02->control.insn_len = 0;
+	nested_vmexit(v, code, info1, info2);
 }
 
 void nested_refused(struct vcpu *v)

@@ -14,6 +14,7 @@
 #include "pmu/guest_only.h"
 #include "pmu/pmu.h"
 #include "types.h"
+#include "x86/cpuid.h"
 #include "x86/cr.h"
 #include "x86/svm.h"
 
@@ -36,10 +37,12 @@ enum gpr {
 /* Why an exit is not an ordinary one of L1's: see vcpu_exit_special(). */
 #define SPECIAL_L2 BIT(0)    /* L2 runs */
 #define SPECIAL_HALT BIT(1)  /* the guest is in HLT: the time until the exit is not counted */
-#define SPECIAL_HOLE BIT(2)  /* one instruction runs with writable pages in place of our memory */
+#define SPECIAL_STEP BIT(2)  /* one instruction runs by itself: step_begin() */
 #define SPECIAL_NMI BIT(3)   /* an NMI that L0 took while L1 had GIF=0 is owed to L1 or L2 */
 #define SPECIAL_ENTRY BIT(4) /* EVENTINJ or TLB_CONTROL were set for one VMRUN */
-#define HOLE_LEAVES 4	     /* pages that one instruction can write to */
+#define SPECIAL_SOFT_EVENT                                                                         \
+	BIT(5)	      /* an INTn, INT3 or INTO of L1's is injected on a CPU without NRIPS */
+#define HOLE_LEAVES 4 /* pages that one instruction can write to */
 
 /* Hardware ASIDs: L1's, then one per shadow space (L2 under nested paging), then one for L2 without it. */
 #define ASID_L1 1u
@@ -56,6 +59,7 @@ struct vcpu;
 struct known_exit {
 	u64 rip, next_rip, cr3;
 	u64 code;
+	u64 generation; /* of L2 under nested paging: the shadow space's, through which `entry` was found */
 	u32 (*handle)(struct vcpu *v);
 	u64 *entry[4]; /* in guest memory; with large pages the last one is repeated */
 	u64 value[4];
@@ -63,15 +67,25 @@ struct known_exit {
 	u32 bytes;
 } ALIGNED(128);
 
-#define KNOWN_EXITS 0x100 /* found by the low bits of RIP; a power of two */
+#define KNOWN_EXITS 0x100 /* of L1; found by the low bits of RIP; a power of two */
+#define KNOWN_L2_EXITS 0x40
 
 struct nested {
-	struct vmcb_control ctl; /* L0's copy of vmcb12's control area: read once, checked, used */
+	/* L0's copy of vmcb12's control area: read once, checked, used. While L2 runs V_GIF in it is current, and V_IRQ
+	 * where V_GIF=0 holds it. */
+	struct vmcb_control ctl;
 	u64 vmcb12_gpa;
-	struct shadow_space *space; /* NULL: L2 runs without nested paging */
-	struct npt_mode npt_mode;   /* L1's paging mode at its VMRUN */
-	u32 no_npt_vasid;	    /* L1's ASID whose translations ASID_L2_NO_NPT holds */
+	struct shadow_space *space;	 /* NULL: L2 runs without nested paging */
+	struct shadow_space *last_space; /* of the last VMRUN with nested paging */
+	u64 l1_cr4, l1_efer;	  /* L1's paging mode at the last VMRUN with nested paging, */
+	struct npt_mode npt_mode; /* and what it makes of the nested tables */
+	u32 no_npt_vasid;	  /* L1's ASID whose translations ASID_L2_NO_NPT holds */
 	u64 injected_exit; /* EVENTINJ of vmcb12 was injected after this exit (a value of vcpu.exits) */
+	u64 injected;	   /* that event */
+	u64 soft_rip; /* SPECIAL_SOFT_EVENT: where L2's RIP is if the event's delivery is cut off */
+	bool vgif;    /* L2 has a virtual GIF, ctl.int_ctl's V_GIF */
+	bool virq_held; /* L2's V_IRQ is in ctl.int_ctl, not in vmcb02 */
+	bool own_lbr;	/* L2 has LBRs of its own */
 	/* an IOPM that overlaps our memory, as L1 would see it */
 	u64 hole_map[IOPM_BYTES / 8] ALIGNED(4096);
 };
@@ -94,13 +108,14 @@ struct vcpu {
 	u64 halt_rip;
 	struct pmu_clock clock;
 
-	bool gif;  /* L1's; while L2 runs it is 1 */
-	bool svme; /* L1's EFER.SVME */
-	bool has_nrips;
-	bool has_flush_by_asid;
+	bool gif;	    /* L1's; while L2 runs it is 1 */
+	bool svme;	    /* L1's EFER.SVME */
+	bool cr_read_quirk; /* the CPU takes reads of other CRs for reads of CR0: MERGE_CR_READS */
 	bool halt_intercepted;
 	u8 phys_bits;	   /* that L1 sees */
 	bool host_if;	   /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
+	u32 cpu_features;  /* CPUID 8000_000A EDX of the CPU */
+	u32 features;	   /* and what L1 is offered */
 	u32 special;	   /* SPECIAL_*: why exits do not take the ordinary path */
 	u32 insn_prefixes; /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
 	u64 next_rip; /* behind the instruction that exited, where it has a length in the exit table */
@@ -109,6 +124,7 @@ struct vcpu {
 	u64 guest_efer_mask;  /* EFER bits that exist here */
 	u64 vm_cr;	      /* L1's */
 	u64 hsave_pa;	      /* L1's */
+	u64 tsc_ratio;	      /* L1's, which is for its guests; L1 itself runs with 1.0 */
 	u32 l0_intercepts[6]; /* what L0 wants from any guest */
 	struct vmrun_limits limits;
 	struct guest_memory mem;
@@ -119,27 +135,27 @@ struct vcpu {
 	struct pmu_guest_only guest_only;
 	u64 unsupported_logged; /* counters whose unsupported selector was looked at, and named in the log */
 
-	/* SPECIAL_HOLE: the entries that are writable now, what they go back to, and the guest's own TF */
+	/* SPECIAL_STEP: the entries that are writable now, what they go back to, and the guest's own TF */
 	u64 *hole_leaf[HOLE_LEAVES];
 	u64 hole_leaf_was[HOLE_LEAVES];
 	unsigned int hole_leaves;
-	bool hole_tf;
+	bool step_tf;
 
 	u64 exits;
 	u64 transitions;
 	u64 svme_toggles;
+	u64 tlb_flushes; /* asked of the CPU at VMRUN, by TLB_CONTROL */
 	u64 hole_accesses;
 	u64 history_code[EXIT_HISTORY];
 	u64 history_rip[EXIT_HISTORY];
 	struct known_exit known[KNOWN_EXITS];
+	struct known_exit known_l2[KNOWN_L2_EXITS];
 };
 
 /* What an exit handler wants done; applied in one place, vcpu_exit(). */
 enum verdict {
-	RESUME,	    /* as is */
-	ADVANCE,    /* past the instruction, which retires */
-	REFLECT_L1, /* L2's exit becomes a #VMEXIT of L1's */
-	STOP, /* this level cannot go on: logged, and the machine is shut down as a real one would be */
+	RESUME,		/* as is */
+	ADVANCE,	/* past the instruction, which retires */
 	INJECT = 0x100, /* | vector, and | INJECT_ERROR for an error code of 0 */
 	INJECT_ERROR = 0x200,
 	INJECT_GP = INJECT | INJECT_ERROR | 13,
@@ -162,6 +178,8 @@ void vcpu_choose_exit(struct vcpu *v);
 const char *exit_name(u64 code);
 /* Instruction bytes at the running guest's CS:RIP. Returns how many could be read. */
 unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n);
+/* Decodes the instruction that exited, and sets next_rip: 0, or insn_length()'s error. */
+int insn_decode(struct vcpu *v, struct insn *insn);
 enum insn_mode vcpu_insn_mode(const struct vcpu *v);
 /* The single-step trap. */
 void vcpu_trap(struct vcpu *v);
@@ -170,19 +188,46 @@ NORETURN void vcpu_shutdown(struct vcpu *v, const char *why);
 /* True if [gpa, gpa + bytes) touches our memory; then it is counted and logged with `what`. */
 bool vcpu_names_hole(struct vcpu *v, u64 gpa, u64 bytes, const char *what);
 
-/* Lets the guest take GIF=1 or 0: interrupt masking, TPR and NMIs follow (docs/architecture.md). */
+/* Lets the running guest take GIF=1 or 0: interrupt masking, TPR and NMIs follow (docs/architecture.md). */
 void vcpu_set_gif(struct vcpu *v, bool gif);
+
+/* What GIF=0 has L0 intercept: NMIs, and what CR8 would change apart from the APIC's TPR. */
+static ALWAYS_INLINE void intercept_for_gif0(struct vmcb_control *c)
+{
+	vmcb_set_intercept(c, INTERCEPT(NMI));
+	vmcb_set_intercept(c, INTERCEPT_CR_WRITE(8));
+}
+
+/* TLB_CONTROL for one ASID, or what comes nearest. */
+static ALWAYS_INLINE u8 vcpu_flush_asid(const struct vcpu *v)
+{
+	return v->cpu_features & SVM_FLUSH_BY_ASID ? TLB_CONTROL_FLUSH_ASID : TLB_CONTROL_FLUSH_ALL;
+}
+
+/* Asks for a flush of the running guest's translations at the next VMRUN. */
+void vcpu_flush_tlb(struct vcpu *v);
 
 /* exit_cpu.c */
 void halt_end(struct vcpu *v);
+/* L2's STGI and CLGI under virtual GIF. */
+void nested_set_vgif(struct vcpu *v, bool gif);
+void nested_hold_virq(struct vcpu *v, bool hold);
 /* The running VMCB's intercepts: L0's, and for L2 those of vmcb12. */
 void vcpu_reset_intercepts(struct vcpu *v);
 
+/* assist.c */
+/* Before L2's exit goes to L1: nRIP and decode assists, into vmcb02, where L1 sees them and the CPU has none. */
+void exit_assist(struct vcpu *v, u64 code);
+/* On a CPU with cr_read_quirk: the exit code that the read of a control register should have. */
+u64 exit_which_cr_read(struct vcpu *v);
+
 /* hole.c */
+/* Runs one instruction of the guest by itself, to its #DB or another exit; then the VMCB's intercepts are reset. */
+void step_begin(struct vcpu *v);
 void hole_write(struct vcpu *v, u64 *leaf);
-void hole_step_end(struct vcpu *v);
-/* At the exit of SPECIAL_HOLE; true if that exit is dealt with. */
-bool hole_exit(struct vcpu *v);
+void step_end(struct vcpu *v);
+/* At the exit of SPECIAL_STEP; true if that exit is dealt with. */
+bool step_exit(struct vcpu *v);
 
 /* exit families */
 u32 exit_cpuid(struct vcpu *v);
@@ -202,6 +247,7 @@ u32 exit_db(struct vcpu *v);
 u32 exit_gp(struct vcpu *v);
 u32 exit_nmi(struct vcpu *v);
 u32 exit_intr(struct vcpu *v);
+u32 exit_cr_read(struct vcpu *v);
 u32 exit_cr8_write(struct vcpu *v);
 u32 exit_shutdown(struct vcpu *v);
 
@@ -214,8 +260,14 @@ bool svm_bad_vmcb(struct vcpu *v, u64 gpa, const char *what);
 void nested_init(struct vcpu *v);
 /* Whether L1 wants this exit of L2. */
 bool nested_wants(struct vcpu *v, u64 code);
-/* #VMEXIT to L1, which goes on behind its VMRUN; the exit may be another than the CPU's. */
+/* #VMEXIT to L1, which goes on behind its VMRUN. nRIP and the instruction's bytes are those in vmcb02. */
 void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2);
+/* The same for an exit that is not the CPU's, but L0's decision: nothing is known of an instruction. */
+void nested_vmexit_made(struct vcpu *v, u64 code, u64 info1, u64 info2);
+/* EVENTINJ of vmcb12, or the same event again after an exit that cut its delivery off. */
+void nested_inject(struct vcpu *v, u64 event);
+/* At the exit of SPECIAL_SOFT_EVENT. */
+void nested_inject_end(struct vcpu *v);
 /* #VMEXIT to L1 because the CPU refused vmcb02, though vmrun_check() had passed it. */
 void nested_refused(struct vcpu *v);
 /* Whether the event in EXITINTINFO is the one that L1 injected, as opposed to one that L2 raised. */
@@ -271,6 +323,22 @@ static ALWAYS_INLINE void vcpu_skip(struct vcpu *v)
 	vmcb->control.int_state &= ~INTERRUPT_SHADOW;
 }
 
+/* The 8-byte field at an offset of the save area; the VMCB is packed, but these are aligned. */
+static inline u64 *vmcb_save_at(struct vmcb_save *s, size_t offset)
+{
+	return (u64 *)((uintptr_t)s + offset);
+}
+
+/* By the number in an instruction; RAX and RSP are in the VMCB. */
+static inline u64 *vcpu_gpr(struct vcpu *v, unsigned int n)
+{
+	if (n == GPR_RAX)
+		return vmcb_save_at(&v->vmcb->save, offsetof(struct vmcb_save, rax));
+	if (n == GPR_RSP)
+		return vmcb_save_at(&v->vmcb->save, offsetof(struct vmcb_save, rsp));
+	return &v->gpr[n];
+}
+
 static ALWAYS_INLINE u64 gpr_pair(const struct vcpu *v)
 {
 	return (u32)v->vmcb->save.rax | v->gpr[GPR_RDX] << 32;
@@ -293,6 +361,22 @@ static ALWAYS_INLINE void vcpu_set_host_if(struct vcpu *v, bool host_if)
 		cpu_sti();
 	else
 		cpu_cli();
+}
+
+/*
+ * L1 has GIF=0: interrupts stay in the APIC, by V_INTR_MASKING and L0's IF=0, and NMIs exit. V_INTR_MASKING makes CR8
+ * V_TPR; exit_cr8_write() keeps it and the APIC's TPR the same. While L2 runs after a VMRUN with GIF=0, vmcb01 stays so.
+ */
+static ALWAYS_INLINE void vcpu_hold_l1(struct vcpu *v)
+{
+	struct vmcb_control *c = &v->vmcb01->control;
+	u32 was = c->int_ctl;
+
+	v->gif = false;
+	c->int_ctl = (was & ~(u32)V_TPR_MASK) | (u32)cpu_read_cr8() | (u32)V_INTR_MASKING;
+	if (!(was & V_INTR_MASKING))
+		intercept_for_gif0(c);
+	vcpu_set_host_if(v, false);
 }
 
 static ALWAYS_INLINE void vcpu_set_eventinj(struct vcpu *v, u64 event)

@@ -241,6 +241,12 @@ stub_%1:
 	times %1 nop
 	vmmcall
 %endmacro
+; Reads CR3, for a probe whether that is intercepted as what it is.
+global stub_read_cr3
+stub_read_cr3:
+	mov	rax, cr3
+	vmmcall
+
 	STUB 0
 	STUB 1
 	STUB 100

@@ -25,6 +25,7 @@ typedef int64_t s64;
 #define NORETURN __attribute__((noreturn))
 #define PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+#define FALLTHROUGH __attribute__((fallthrough))
 #define NOINLINE __attribute__((noinline))
 
 #define likely(x) __builtin_expect(!!(x), 1)

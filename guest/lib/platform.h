@@ -31,7 +31,7 @@ void platform_probe(void);
  */
 #define DEPARTURES(X)                                                                              \
 	X(LMSW_UNCHANGED, TCG_BOTH, "LMSW that changes nothing does not exit CR0_SEL_WRITE")       \
-	X(CR_READ, TCG_BOTH,                                                                       \
+	X(CR_READ, TCG_BARE,                                                                       \
 	  "reads of CR2, CR3, CR4, CR8 are intercepted by, and exit as, "                          \
 	  "reads of CR0")                                                                          \
 	X(BP_INTERCEPT, TCG_BOTH, "INT3 does not exit by exception intercept 3 but by INTn's")     \

@@ -21,7 +21,7 @@
 	X(MERGE_SAVE_AT(cr4), MERGE_SAVE_AT(reserved_180))                                         \
 	X(MERGE_SAVE_AT(rsp), MERGE_SAVE_AT(star))
 
-/* int_ctl that L1 decides; virtual GIF, virtual NMI and AVIC are not offered. */
+/* int_ctl that L1 decides and the CPU does; virtual GIF is nested.c's, virtual NMI and AVIC are not offered. */
 #define MERGE_INT_CTL ((u32)(V_TPR_MASK | V_IRQ | V_INTR_PRIO | V_IGN_TPR | V_INTR_MASKING))
 /* and that the CPU changes while L2 runs */
 #define MERGE_INT_CTL_BACK ((u32)(V_TPR_MASK | V_IRQ))
@@ -46,7 +46,7 @@ static ALWAYS_INLINE void merge_read_vmcb12(struct vmcb_control *ctl, struct vmc
 	MERGE_COPY(ctl, &vmcb12->control, MERGE_CONTROL_AT(iopm_base_pa),
 		   MERGE_CONTROL_AT(exit_code))
 	MERGE_COPY(ctl, &vmcb12->control, MERGE_CONTROL_AT(np_ctl), MERGE_CONTROL_AT(avic_apic_bar))
-	MERGE_COPY(ctl, &vmcb12->control, MERGE_CONTROL_AT(event_inj), MERGE_CONTROL_AT(virt_ext))
+	MERGE_COPY(ctl, &vmcb12->control, MERGE_CONTROL_AT(event_inj), MERGE_CONTROL_AT(clean))
 	ctl->next_rip = vmcb12->control.next_rip;
 #define X(first, end) MERGE_COPY(save, &vmcb12->save, first, end)
 	MERGE_SAVE_RANGES(X)
@@ -57,15 +57,28 @@ static ALWAYS_INLINE void merge_read_vmcb12(struct vmcb_control *ctl, struct vmc
 	save->g_pat = vmcb12->save.g_pat;
 }
 
-/* TCG has CR8 writes abort QEMU while V_IRQ is set (docs/platforms.md); elsewhere the exit does no harm. */
-static ALWAYS_INLINE void merge_intercept_cr8(struct vmcb_control *c02)
+/* CR reads that some CPUs (QEMU 10's TCG) take for reads of CR0: MERGE_CR_READS are checked against CR0's intercept. */
+#define MERGE_CR_READS                                                                             \
+	(1u << INTERCEPT_CR_READ(2) | 1u << INTERCEPT_CR_READ(3) | 1u << INTERCEPT_CR_READ(4) |    \
+	 1u << INTERCEPT_CR_READ(8))
+
+/*
+ * What L0 intercepts because of how a CPU is, in addition; docs/platforms.md. Writes of CR8 while V_IRQ is set: TCG has
+ * them abort QEMU, elsewhere the exit does no harm. cr_quirk: reads of CR0 for those of the others, on CPUs that have it.
+ */
+static ALWAYS_INLINE void merge_intercept_quirks(struct vmcb_control *c02, bool cr_quirk)
 {
-	c02->intercepts[0] |= c02->int_ctl & V_IRQ ? 1u << INTERCEPT_CR_WRITE(8) : 0;
+	u32 words = c02->intercepts[0];
+
+	words |= c02->int_ctl & V_IRQ ? 1u << INTERCEPT_CR_WRITE(8) : 0;
+	if (cr_quirk && (words & MERGE_CR_READS))
+		words |= 1u << INTERCEPT_CR_READ(0);
+	c02->intercepts[0] = words;
 }
 
 /* vmcb02's control area, but for permission maps and translation. l0: the intercepts that L0 wants of any guest. */
 static ALWAYS_INLINE void merge_control(struct vmcb_control *c02, const struct vmcb_control *ctl,
-					const u32 l0[6])
+					const u32 l0[6], bool cr_quirk)
 {
 #pragma GCC unroll 6
 	for (unsigned int i = 0; i < ARRAY_SIZE(c02->intercepts); i++)
@@ -77,7 +90,7 @@ static ALWAYS_INLINE void merge_control(struct vmcb_control *c02, const struct v
 	c02->event_inj = ctl->event_inj & ~BITS(30, 12);
 	c02->next_rip = ctl->next_rip; /* where an injected software interrupt returns to */
 	c02->exit_int_info = 0;
-	merge_intercept_cr8(c02);
+	merge_intercept_quirks(c02, cr_quirk);
 }
 
 /* What VMRUN makes of the save area itself. */
@@ -102,16 +115,30 @@ static ALWAYS_INLINE u64 merge_exit_int_info(u64 event)
 	return (event & ~EVENT_TYPE) | (vector == VEC_NMI ? EVENT_TYPE_NMI : EVENT_TYPE_INTR);
 }
 
-/* #VMEXIT's stores into vmcb12, but for exit code and infos. own_pat: L2 has a PAT of its own. */
+/* V_GIF=0 where virtual GIF is in use holds V_IRQ: it stays in vmcb12's int_ctl (APM2 §15.33.2). */
+static ALWAYS_INLINE bool merge_vgif_holds(u32 int_ctl)
+{
+	return (int_ctl & (V_GIF_ENABLE | V_GIF)) == V_GIF_ENABLE;
+}
+
+/* DebugCtl and what the CPU records, which LBR virtualization loads and stores. */
+static ALWAYS_INLINE void merge_lbr(struct vmcb_save *to, const struct vmcb_save *from)
+{
+	MERGE_COPY(to, from, MERGE_SAVE_AT(dbgctl), MERGE_SAVE_AT(dbgextnctl))
+}
+
+/*
+ * #VMEXIT's stores into vmcb12, but for exit code and infos. int_ctl12: L0's copy, in which V_GIF is current;
+ * int_ctl_back: the bits that are taken from vmcb02. own_pat: L2 has a PAT of its own.
+ */
 static ALWAYS_INLINE void merge_write_back(struct vmcb *vmcb12, const struct vmcb *vmcb02,
-					   u32 int_ctl12, bool own_pat)
+					   u32 int_ctl12, u32 int_ctl_back, bool own_pat)
 {
 	const struct vmcb_control *c02 = &vmcb02->control;
 
 	vmcb12->control.exit_int_info = merge_exit_int_info(c02->exit_int_info);
 	vmcb12->control.event_inj = 0;
-	vmcb12->control.int_ctl =
-		(int_ctl12 & ~MERGE_INT_CTL_BACK) | (c02->int_ctl & MERGE_INT_CTL_BACK);
+	vmcb12->control.int_ctl = (int_ctl12 & ~int_ctl_back) | (c02->int_ctl & int_ctl_back);
 	vmcb12->control.int_state = c02->int_state & INTERRUPT_SHADOW;
 #define X(first, end) MERGE_COPY(&vmcb12->save, &vmcb02->save, first, end)
 	MERGE_SAVE_RANGES(X)

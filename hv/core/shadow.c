@@ -62,6 +62,13 @@ int shadow_init(struct shadow *sh, const struct guest_memory *mem, u8 *va, u64 h
 	return 0;
 }
 
+/* The hardware, and who else remembers translations of the space, must forget them. */
+static void outdate(struct shadow *sh, struct shadow_space *space)
+{
+	space->tlb_flush = true;
+	space->generation = ++sh->generations;
+}
+
 void shadow_flush(struct shadow *sh, struct shadow_space *space)
 {
 	struct shadow_pool *pool = &sh->pool;
@@ -75,7 +82,7 @@ void shadow_flush(struct shadow *sh, struct shadow_space *space)
 	}
 	__builtin_memset(page_entries(pool, space->root), 0, space->root_entries * sizeof(u64));
 	space->root_entries = 0;
-	space->tlb_flush = true;
+	outdate(sh, space);
 	sh->flushes++;
 }
 
@@ -141,11 +148,11 @@ struct shadow_space *shadow_get(struct shadow *sh, u32 vasid, u64 ncr3, const st
 		.vasid = vasid,
 		.mode = *mode,
 		.in_use = true,
-		.tlb_flush = true, /* the real ASID has served another space */
 		.root = root,
 		.last = root,
 		.pages = 1,
 	};
+	outdate(sh, space); /* the real ASID has served another space */
 	sh->pool.links[root] = NONE;
 	return space;
 }
@@ -236,7 +243,7 @@ int shadow_map(struct shadow *sh, struct shadow_space *space, u64 gpa, u64 hpa, 
 			space->last = page;
 		space->pages++;
 		if (*entry & PTE_P) /* no two page sizes for one address in the TLB */
-			space->tlb_flush = true;
+			outdate(sh, space);
 		if (level == ROOT_LEVEL && root_index >= space->root_entries)
 			space->root_entries = (u16)(root_index + 1);
 		*entry = page_hpa(pool, page) | TABLE_BITS;
@@ -246,11 +253,31 @@ int shadow_map(struct shadow *sh, struct shadow_space *space, u64 gpa, u64 hpa, 
 	hpa = ALIGN_DOWN(hpa, page_bytes) + (gpa & (page_bytes - 1));
 	new_leaf = make_leaf(ALIGN_DOWN(hpa, BIT(shift_of(level))), level, flags);
 	if (leaf_takes_away(*entry, new_leaf))
-		space->tlb_flush = true;
+		outdate(sh, space);
 	*entry = new_leaf;
 	if (leaf)
 		*leaf = entry;
 	return 0;
+}
+
+bool shadow_translate(const struct shadow *sh, const struct shadow_space *space, u64 gpa, u64 *hpa)
+{
+	const u64 *table = page_entries(&sh->pool, space->root);
+
+	if (gpa >> (shift_of(ROOT_LEVEL) + 9))
+		return false;
+	for (unsigned int level = ROOT_LEVEL;; level--) {
+		u64 entry = table[(gpa >> shift_of(level)) & 511],
+		    offset = BIT(shift_of(level)) - 1;
+
+		if (!(entry & PTE_P))
+			return false;
+		if (level == 1 || (level < ROOT_LEVEL && (entry & PTE_PS))) {
+			*hpa = (entry & PTE_ADDR & ~offset) | (gpa & offset);
+			return true;
+		}
+		table = table_of(&sh->pool, entry);
+	}
 }
 
 static bool overlaps(const struct range *range, u64 start, u64 bytes)

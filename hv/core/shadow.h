@@ -32,6 +32,8 @@ struct shadow_pool {
 /* The translations of one (ASID, nested CR3, mode) of L1. */
 struct shadow_space {
 	u64 root_hpa; /* for vmcb02's nested_cr3; constant for as long as the space is this one's */
+	/* Another number, never seen before, whenever a translation went away or became another. */
+	u64 generation;
 	u64 ncr3;
 	u64 lru;
 	u32 vasid; /* L1's ASID */
@@ -50,7 +52,7 @@ struct shadow {
 	const struct guest_memory *mem;
 	struct range hole; /* L0's own memory: L2 never gets it; whole pages */
 	u64 hole_page_hpa; /* a page of FFh that stands for each page of the hole, read-only */
-	u64 clock;
+	u64 clock, generations;
 	u64 flushes, evictions, fills; /* statistics */
 	struct shadow_space space[SHADOW_SPACES];
 };
@@ -64,6 +66,9 @@ int shadow_init(struct shadow *sh, const struct guest_memory *mem, u8 *va, u64 h
  * have another meaning afterwards: ask again at each VMRUN. */
 struct shadow_space *shadow_get(struct shadow *sh, u32 vasid, u64 ncr3,
 				const struct npt_mode *mode);
+
+/* Where the space maps gpa to at present; false if nowhere. */
+bool shadow_translate(const struct shadow *sh, const struct shadow_space *space, u64 gpa, u64 *hpa);
 
 /* Drops all translations of a space, of all spaces of one of L1's ASIDs, of all spaces. */
 void shadow_flush(struct shadow *sh, struct shadow_space *space);

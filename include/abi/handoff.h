@@ -57,9 +57,9 @@ enum pmu_choice {
 };
 
 struct config {
-	u32 log;   /* enum log_sink */
-	u32 svme0; /* enum svme0_rule */
-	u32 pmu;   /* enum pmu_choice */
+	u32 log;	     /* enum log_sink */
+	u32 svme0;	     /* enum svme0_rule */
+	u32 pmu;	     /* enum pmu_choice */
 	u32 hidden_features; /* bits of CPUID 8000_000A EDX, see abi/features.h */
 };
 

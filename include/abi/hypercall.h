@@ -50,6 +50,7 @@ struct tally_status {
 	u64 exits;	    /* all exits to L0 */
 	u64 shadow_fills;   /* nested page faults that L0 resolved from L1's tables */
 	u64 shadow_flushes; /* shadow tables dropped */
+	u64 tlb_flushes;    /* flushes of the TLB that VMRUN was asked for */
 	u64 shadow_pages;   /* pages in use now */
 	u64 hole_accesses;  /* times the hypervisor's memory was touched or named */
 	u64 region_gpa;	    /* the hypervisor's memory: reads as FFh, writes are dropped */
@@ -61,6 +62,6 @@ struct tally_status {
 	} counter[TALLY_MAX_COUNTERS];
 };
 
-static_assert(sizeof(struct tally_status) == 16 + 11 * 8 + 8 * 24, "tally_status");
+static_assert(sizeof(struct tally_status) == 16 + 12 * 8 + 8 * 24, "tally_status");
 
 #endif

@@ -12,6 +12,10 @@
 #define MSR_SYSENTER_ESP 0x175u
 #define MSR_SYSENTER_EIP 0x176u
 #define MSR_DEBUGCTL 0x1d9u
+#define MSR_BR_FROM 0x1dbu
+#define MSR_BR_TO 0x1dcu
+#define MSR_LAST_EXCP_FROM 0x1ddu
+#define MSR_LAST_EXCP_TO 0x1deu
 #define MSR_MTRR_PHYSBASE(n) (0x200u + 2 * (n))
 #define MSR_MTRR_PHYSMASK(n) (0x201u + 2 * (n))
 #define MSR_PAT 0x277u
@@ -39,6 +43,13 @@
 #define VM_CR_LOCK BIT(3)
 #define VM_CR_SVMDIS BIT(4)
 #define VM_CR_VALID BITS(4, 0) /* 63:5 MBZ, APM2 §15.30.1 */
+
+/* 8.32 fixed point: 1.0; 63:40 MBZ, APM2 §15.30.5 */
+#define TSC_RATIO_RESET 0x100000000ull
+#define TSC_RATIO_MBZ BITS(63, 40)
+
+#define DEBUGCTL_LBR BIT(0)
+#define DEBUGCTL_BTF BIT(1)
 
 #define PAT_RESET 0x0007040600070406ull
 

@@ -44,10 +44,12 @@ static bool among(const struct field *fields, size_t n, size_t offset)
 	return false;
 }
 
+static bool cr_quirk;
+
 static void vmrun(const u32 l0[6])
 {
 	merge_read_vmcb12(&ctl, &vmcb02.save, &vmcb12);
-	merge_control(&vmcb02.control, &ctl, l0);
+	merge_control(&vmcb02.control, &ctl, l0, cr_quirk);
 	merge_save(&vmcb02.save);
 }
 
@@ -98,14 +100,21 @@ TEST(merge_control_is_l1s_with_l0s_on_top)
 		randomize(&vmcb12);
 		randomize(&vmcb02);
 		for (unsigned int i = 0; i < ARRAY_SIZE(l0); i++)
-			l0[i] = (u32)test_random();
+			l0[i] = (u32)(test_random() & test_random() & test_random());
+		for (unsigned int i = 0; i < 2; i++)
+			vmcb12.control.intercepts[0] &= (u32)test_random();
+		cr_quirk = n & 1;
 		vmrun(l0);
 		for (unsigned int i = 0; i < INTERCEPT_BITS; i++) {
 			bool l1 = vmcb12.control.intercepts[i / 32] >> i % 32 & 1,
 			     ours = l0[i / 32] >> i % 32 & 1;
 			bool cr8 = i == 24 && (vmcb12.control.int_ctl & BIT(8));
 
-			CHECK_EQ(vmcb_intercepts(c, i), l1 || ours || cr8);
+			/* reads of CR2, CR3, CR4 or CR8 */
+			bool quirk = i == 0 && cr_quirk &&
+				     ((vmcb12.control.intercepts[0] | l0[0]) & 0x11c);
+
+			CHECK_EQ(vmcb_intercepts(c, i), l1 || ours || cr8 || quirk);
 		}
 		/* V_TPR, V_IRQ, V_INTR_PRIO, V_IGN_TPR, V_INTR_MASKING and no more */
 		CHECK_EQ(c->int_ctl, vmcb12.control.int_ctl & 0x011f01ff);
@@ -130,7 +139,7 @@ TEST(merge_uses_only_its_copy)
 	before = vmcb02;
 	merge_read_vmcb12(&ctl, &vmcb02.save, &vmcb12);
 	randomize(&vmcb12); /* L1 changes it behind our back */
-	merge_control(&vmcb02.control, &ctl, none);
+	merge_control(&vmcb02.control, &ctl, none, false);
 	merge_save(&vmcb02.save);
 	CHECK(!memcmp(&before, &vmcb02, sizeof(before)));
 }
@@ -152,10 +161,10 @@ TEST(merge_writes_back_exactly_the_fields_of_the_manual)
 
 			memset(&vmcb12, 0, sizeof(vmcb12));
 			memset(&vmcb02, 0, sizeof(vmcb02));
-			merge_write_back(&vmcb12, &vmcb02, 0, own_pat);
+			merge_write_back(&vmcb12, &vmcb02, 0, 0x1ff, own_pat);
 			before = vmcb12;
 			*((u8 *)&vmcb02 + at) = 0xff;
-			merge_write_back(&vmcb12, &vmcb02, 0, own_pat);
+			merge_write_back(&vmcb12, &vmcb02, 0, 0x1ff, own_pat);
 			if (at == 0x60) /* V_TPR */
 				before.control.int_ctl |= 0xff;
 			else if (at == 0x61) /* V_IRQ */
@@ -182,10 +191,38 @@ TEST(merge_write_back_keeps_what_is_l1s)
 		randomize(&vmcb12);
 		randomize(&vmcb02);
 		int_ctl = vmcb12.control.int_ctl;
-		merge_write_back(&vmcb12, &vmcb02, int_ctl, true);
+		merge_write_back(&vmcb12, &vmcb02, int_ctl, 0x1ff, true);
 		CHECK_EQ(vmcb12.control.int_ctl,
 			 (int_ctl & ~0x1ffu) | (vmcb02.control.int_ctl & 0x1ff));
 		CHECK_EQ(vmcb12.control.event_inj, 0);
+		merge_write_back(&vmcb12, &vmcb02, int_ctl, 0xff, true); /* V_IRQ is held */
+		CHECK_EQ(vmcb12.control.int_ctl,
+			 (int_ctl & ~0xffu) | (vmcb02.control.int_ctl & 0xff));
+	}
+}
+
+TEST(merge_vgif_holds_where_it_is_in_use_and_zero)
+{
+	for (unsigned int n = 0; n < 1000; n++) {
+		u32 int_ctl = (u32)test_random();
+
+		CHECK_EQ(merge_vgif_holds(int_ctl), (int_ctl >> 25 & 1) && !(int_ctl >> 9 & 1));
+	}
+}
+
+/* DBGCTL to LASTEXCPTO, 670h to 697h, and nothing else. */
+TEST(merge_lbr_moves_five_fields)
+{
+	randomize(&vmcb12);
+	randomize(&vmcb02);
+	for (size_t at = 0; at < sizeof(vmcb02); at++) {
+		struct vmcb before = vmcb02;
+
+		*((u8 *)&vmcb12 + at) ^= 0xff;
+		merge_lbr(&vmcb02.save, &vmcb12.save);
+		for (size_t i = 0x670; i < 0x698; i++)
+			*((u8 *)&before + i) = *((u8 *)&vmcb12 + i);
+		CHECK(!memcmp(&before, &vmcb02, sizeof(before)));
 	}
 }
 
