@@ -132,11 +132,12 @@ static void msr_write(struct pmu_guest_only *backend, u32 msr, u64 value)
 	cpu_wrmsr(msr, value);
 }
 
-/* What counter 0 shows of `stub` on `event`, GuestOnly. */
+/* What counter 0 shows of `stub` on `event`, GuestOnly. USR too, though the stub stays at CPL 0: a PMU of our own, one
+ * level down, cannot filter by CPL. */
 static u64 count_stub(struct vcpu *v, const u8 *stub, u32 event)
 {
 	cpu_wrmsr(MSR_PERFCTR(0), 0);
-	cpu_wrmsr(MSR_PERFEVTSEL(0), event | EVTSEL_OS | EVTSEL_GUESTONLY | EVTSEL_EN);
+	cpu_wrmsr(MSR_PERFEVTSEL(0), event | EVTSEL_USR | EVTSEL_OS | EVTSEL_GUESTONLY | EVTSEL_EN);
 	run_stub(v, stub);
 	cpu_wrmsr(MSR_PERFEVTSEL(0), 0);
 	return cpu_rdmsr(MSR_PERFCTR(0));
@@ -145,7 +146,7 @@ static u64 count_stub(struct vcpu *v, const u8 *stub, u32 event)
 /* NULL if the machine's PMU can be left to the guests, else why not. */
 static const char *probe_guest_only(struct vcpu *v, struct pmu_vmrun_ticks *tick)
 {
-	const u64 wanted = EVENT_RETIRED_INSTRUCTIONS | EVTSEL_OS | EVTSEL_GUESTONLY;
+	const u64 wanted = EVENT_RETIRED_INSTRUCTIONS | EVTSEL_USR | EVTSEL_OS | EVTSEL_GUESTONLY;
 	u64 value, instructions, branches, far_transfers;
 
 	if (!(cpu_cpuid(CPUID_EXT_FEATURES, 0).ecx & CPUID_EXT1_ECX_PERFCTREXTCORE))
