@@ -110,8 +110,8 @@ void guest_main(void)
 	note("Each phase executes %u instructions between two readings of a counter.",
 	     PMU_SAMPLE_INSTRUCTIONS);
 	if (platform.under_us)
-		note("Under Tallyvisor: PMU backend %s, %s, svme0=%s.", backend_name(),
-		     platform.exact ? "exact" : "not exact",
+		note("Under Tallyvisor, depth %u: PMU backend %s, %s, svme0=%s.", platform.depth,
+		     backend_name(), platform.exact ? "exact" : "not exact",
 		     platform.svme0_count ? "count" : "stop");
 	else
 		note("On the bare machine.");

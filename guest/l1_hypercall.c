@@ -75,7 +75,10 @@ static void check_cpuid(const void *arg)
 	CHECK_EQ(top.edx, TALLY_CPUID_EDX);
 	CHECK_EQ(own.eax, TALLY_ABI_VERSION);
 	CHECK(own.ebx <= TALLY_BACKEND_CLOCK);
-	CHECK_EQ(own.ecx & ~3u, 0);
+	CHECK_EQ(own.ecx & ~0x00ffff03u, 0);
+	CHECK(TALLY_STATUS_DEPTH(own.ecx) >= 1);
+	if (TALLY_STATUS_DEPTH(own.ecx) == 1)
+		CHECK_EQ(TALLY_STATUS_LOWEST_BACKEND(own.ecx), own.ebx);
 	/* Without an exact clock an instruction has no fixed number of ticks. */
 	CHECK(own.edx < 64);
 	CHECK_EQ(last.eax | last.ebx | last.ecx | last.edx, 0);

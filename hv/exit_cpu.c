@@ -19,10 +19,12 @@ static NOINLINE void cpuid_own(const struct vcpu *v, u32 leaf, struct cpuid_leaf
 					 TALLY_CPUID_EDX};
 		break;
 	case TALLY_CPUID_STATUS:
-		*l = (struct cpuid_leaf){TALLY_ABI_VERSION, v->backend,
-					 (vcpu_counts_exactly(v) ? 1u : 0) |
-						 (v->pmu.rule == SVME0_COUNT ? 2u : 0),
-					 v->clock.shift};
+		*l = (struct cpuid_leaf){
+			TALLY_ABI_VERSION, v->backend,
+			(vcpu_counts_exactly(v) ? TALLY_STATUS_ECX_EXACT : 0) |
+				(v->pmu.rule == SVME0_COUNT ? TALLY_STATUS_ECX_SVME0_COUNT : 0) |
+				v->depth << 8 | v->lowest_backend << 16,
+			v->clock.shift};
 		break;
 	default:
 		*l = (struct cpuid_leaf){0};

@@ -8,6 +8,7 @@
 static char ring[RING_BYTES];
 static u64 written; /* bytes ever */
 static enum log_sink sink;
+static u32 own_depth;
 
 static const u16 uart_ports[] = {[LOG_COM1] = 0x3f8, [LOG_COM2] = 0x2f8};
 
@@ -36,9 +37,10 @@ static void put(char c)
 	}
 }
 
-void log_init(enum log_sink where)
+void log_init(enum log_sink where, u32 depth)
 {
 	sink = where <= LOG_DEBUGCON ? where : LOG_RING;
+	own_depth = depth;
 }
 
 void log_line(enum log_level level, const char *fmt, ...)
@@ -49,6 +51,8 @@ void log_line(enum log_level level, const char *fmt, ...)
 	size_t n;
 
 	n = format(line, sizeof(line), "tallyvisor: level=%s cpu=0 ", names[level]);
+	if (own_depth > 1)
+		n += format(line + n, sizeof(line) - n, "depth=%u ", own_depth);
 	va_start(args, fmt);
 	format_v(line + n, sizeof(line) - n, fmt, args);
 	va_end(args);

@@ -134,6 +134,18 @@ static u64 cr4_bits(void)
 	return bits;
 }
 
+/* Whether one of us is below. */
+static void find_depth(struct vcpu *v)
+{
+	struct cpuid_leaf top = cpu_cpuid(CPUID_HYPERVISOR, 0);
+	u32 ecx = 0;
+
+	if (top.ebx == TALLY_CPUID_EBX && top.ecx == TALLY_CPUID_ECX && top.edx == TALLY_CPUID_EDX)
+		ecx = cpu_cpuid(TALLY_CPUID_STATUS, 0).ecx;
+	v->depth = TALLY_STATUS_DEPTH(ecx) + 1;
+	v->lowest_backend = TALLY_STATUS_LOWEST_BACKEND(ecx);
+}
+
 static void init_limits(struct vcpu *v)
 {
 	v->cpuid_ext_max = cpu_cpuid(CPUID_EXT_MAX, 0).eax;
@@ -176,7 +188,8 @@ s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *fr
 
 	if (handoff.version != HANDOFF_VERSION)
 		return -E_INVAL;
-	log_init(handoff.config.log);
+	find_depth(v);
+	log_init(handoff.config.log, v->depth);
 	error = memory_init(&handoff, &image);
 	if (!error && memory_check_wx())
 		error = -E_INVAL;
@@ -223,6 +236,8 @@ s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *fr
 	init_vmcb01(v);
 	nested_init(v);
 	backend_init(v, &handoff.config);
+	if (v->depth == 1)
+		v->lowest_backend = v->backend;
 	vcpu_choose_exit(v);
 	vcpu_set_special(v, SPECIAL_ENTRY); /* TLB_CONTROL of the first VMRUN */
 	log_info("event=start version=%s region=%lx+%lx phys_bits=%u features=%x of %x",

@@ -120,6 +120,8 @@ struct vcpu {
 	u32 insn_prefixes; /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
 	u64 next_rip; /* behind the instruction that exited, where it has a length in the exit table */
 	u32 backend;	      /* enum tally_backend */
+	u32 depth;	      /* 1 on the machine itself, 2 under one of us, ... */
+	u32 lowest_backend;   /* of the one with depth 1 */
 	u32 cpuid_ext_max;    /* the CPU's last extended leaf */
 	u64 guest_efer_mask;  /* EFER bits that exist here */
 	u64 vm_cr;	      /* L1's */

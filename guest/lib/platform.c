@@ -29,8 +29,10 @@ void platform_probe(void)
 		struct cpuid status = cpuid(TALLY_CPUID_STATUS);
 
 		platform.backend = status.ebx;
-		platform.exact = status.ecx & BIT(0);
-		platform.svme0_count = status.ecx & BIT(1);
+		platform.depth = TALLY_STATUS_DEPTH(status.ecx);
+		platform.lowest_backend = TALLY_STATUS_LOWEST_BACKEND(status.ecx);
+		platform.exact = status.ecx & TALLY_STATUS_ECX_EXACT;
+		platform.svme0_count = status.ecx & TALLY_STATUS_ECX_SVME0_COUNT;
 	}
 }
 
@@ -47,8 +49,8 @@ static const struct {
 
 static bool in_scope(enum scope scope)
 {
-	/* Only the clock backend, which is for a machine without a PMU, tells that TCG is below us. */
-	bool tcg_below = platform.under_us && platform.backend != TALLY_BACKEND_GUEST_ONLY;
+	/* That the lowest has no PMU to leave to its guests is all that tells that TCG is below us. */
+	bool tcg_below = platform.under_us && platform.lowest_backend != TALLY_BACKEND_GUEST_ONLY;
 
 	switch (scope) {
 	case TCG_BARE:

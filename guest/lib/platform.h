@@ -14,8 +14,10 @@ struct platform {
 	bool exact;	  /* retired-instruction counts are exact, says the hypervisor */
 	bool svme0_count; /* the hypervisor runs with svme0=count */
 	bool long_1g;
-	u32 backend; /* enum tally_backend; TALLY_BACKEND_OFF when bare */
-	u32 svm_edx; /* CPUID 8000_000A EDX, x86/cpuid.h SVM_* */
+	u32 backend;	    /* enum tally_backend; TALLY_BACKEND_OFF when bare */
+	u32 depth;	    /* how many of our hypervisors are below, one in the other */
+	u32 lowest_backend; /* of the lowest of them */
+	u32 svm_edx;	    /* CPUID 8000_000A EDX, x86/cpuid.h SVM_* */
 	u32 phys_bits;
 };
 
