@@ -249,6 +249,25 @@ void backend_init(struct vcpu *v, const struct config *config)
 		use_clock(v, shift, rule, why);
 }
 
+/* Not by vcpu_reset_intercepts(): L0 may have others set in the VMCB that runs, for one instruction. */
+NOINLINE void backend_hide_counters(struct vcpu *v, bool hide)
+{
+	struct vmcb_control *c1 = &v->vmcb01->control, *c2 = &v->vmcb02->control;
+
+	v->counters_hidden = hide;
+	nested_intercept_pmu(hide);
+	c1->clean &= ~(u32)CLEAN_IOPM;
+	set_l0_intercept(v, INTERCEPT(RDPMC), hide);
+	if (hide) {
+		vmcb_set_intercept(c1, INTERCEPT(RDPMC));
+		vmcb_set_intercept(c2, INTERCEPT(RDPMC));
+	} else {
+		vmcb_clr_intercept(c1, INTERCEPT(RDPMC));
+		if (!vmcb_intercepts(&v->nested.ctl, INTERCEPT(RDPMC)))
+			vmcb_clr_intercept(c2, INTERCEPT(RDPMC));
+	}
+}
+
 static NOINLINE void note_unsupported(struct vcpu *v, u64 counters)
 {
 	for (; counters; counters &= counters - 1) {

@@ -272,6 +272,8 @@ static ALWAYS_INLINE void apply(struct vcpu *v, u32 verdict, bool guest_only)
 static ALWAYS_INLINE void settle_ticks(struct vcpu *v)
 {
 	pmu_guest_only_entry(&v->guest_only, v->vmcb->save.cpl);
+	if (unlikely(v->counters_hidden != (v->guest_only.ahead != 0)))
+		backend_hide_counters(v, v->guest_only.ahead);
 }
 
 static ALWAYS_INLINE void record(struct vcpu *v, u64 code, u64 rip)

@@ -112,12 +112,13 @@ struct vcpu {
 	bool svme;	    /* L1's EFER.SVME */
 	bool cr_read_quirk; /* the CPU takes reads of other CRs for reads of CR0: MERGE_CR_READS */
 	bool halt_intercepted;
-	u8 phys_bits;	   /* that L1 sees */
-	bool host_if;	   /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
-	u32 cpu_features;  /* CPUID 8000_000A EDX of the CPU */
-	u32 features;	   /* and what L1 is offered */
-	u32 special;	   /* SPECIAL_*: why exits do not take the ordinary path */
-	u32 insn_prefixes; /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
+	bool counters_hidden; /* guest-only: reads and writes of counters exit for now */
+	u8 phys_bits;	      /* that L1 sees */
+	bool host_if;	      /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
+	u32 cpu_features;     /* CPUID 8000_000A EDX of the CPU */
+	u32 features;	      /* and what L1 is offered */
+	u32 special;	      /* SPECIAL_*: why exits do not take the ordinary path */
+	u32 insn_prefixes;    /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
 	u64 next_rip; /* behind the instruction that exited, where it has a length in the exit table */
 	u32 backend;	      /* enum tally_backend */
 	u32 depth;	      /* 1 on the machine itself, 2 under one of us, ... */
@@ -280,6 +281,8 @@ void backend_init(struct vcpu *v, const struct config *config);
 /* After a selector write: commits it, and notes in the log, once per counter, what this backend cannot count. */
 void backend_selector_written(struct vcpu *v);
 void nested_intercept_pmu(bool counters);
+/* Backend guest-only: whether RDPMC and the counters' MSRs exit, which they otherwise do not. */
+void backend_hide_counters(struct vcpu *v, bool hide);
 
 /* An instruction that L0 emulated retires, at the CPL and in the state that the current VMCB shows. */
 static ALWAYS_INLINE void vcpu_retire(struct vcpu *v)

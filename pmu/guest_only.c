@@ -14,12 +14,29 @@ static u64 passing(u64 eventsel, u64 at_cpl)
 	       ((eventsel & EVTSEL_USR) ? at_cpl >> 32 : 0);
 }
 
-/* Adds to the counters what the guest is owed and takes off what the VMRUN into `entered` is going
- * to add, both as sums of PMU_AT_CPL(). A counter for which they are the same is not touched. */
+static void add(struct pmu_guest_only *backend, unsigned int idx, u64 correction)
+{
+	u64 value = backend->rdmsr(backend, MSR_PERFCTR(idx)) & PMU_COUNTER_MASK;
+	u64 sum = value + correction;
+
+	if ((s64)sum < 0) { /* by 1: no more than the tick of one VMRUN is ever taken off */
+		backend->ahead |= BIT(idx);
+		sum = 0;
+	} else if (sum >> PMU_COUNTER_BITS) {
+		backend->overflows |= BIT(idx);
+	}
+	if (sum != value)
+		backend->wrmsr(backend, MSR_PERFCTR(idx), sum & PMU_COUNTER_MASK);
+}
+
+/* Adds to the counters what the guest is owed, and takes off what the VMRUN into `entered` is going
+ * to add and what the last one added too much; the first two as sums of PMU_AT_CPL(). A counter for
+ * which they are the same is not touched. */
 void pmu_guest_only_correct(struct pmu_guest_only *backend, u64 owed, u64 entered)
 {
-	u64 counters = backend->owed_to | backend->ticked;
+	u64 ahead = backend->ahead, counters = backend->owed_to | backend->ticked | ahead;
 
+	backend->ahead = 0;
 	for (; counters; counters &= counters - 1) {
 		unsigned int idx = (unsigned int)__builtin_ctzll(counters);
 		u64 eventsel = backend->eventsel[idx], correction = 0;
@@ -28,15 +45,9 @@ void pmu_guest_only_correct(struct pmu_guest_only *backend, u64 owed, u64 entere
 			correction += passing(eventsel, owed);
 		if (backend->ticked & BIT(idx))
 			correction -= passing(eventsel, entered);
-		if (correction) {
-			u64 value = backend->rdmsr(backend, MSR_PERFCTR(idx)) & PMU_COUNTER_MASK;
-			u64 sum = value + correction;
-
-			/* A carry; below 0, all the upper bits are set. */
-			if (sum >> PMU_COUNTER_BITS == 1)
-				backend->overflows |= BIT(idx);
-			backend->wrmsr(backend, MSR_PERFCTR(idx), sum & PMU_COUNTER_MASK);
-		}
+		correction -= ahead >> idx & 1;
+		if (correction)
+			add(backend, idx, correction);
 	}
 }
 
@@ -47,7 +58,7 @@ static void settle(struct pmu_guest_only *backend)
 	u64 owed = backend->owed;
 
 	backend->owed = 0;
-	if (owed)
+	if (owed | backend->ahead)
 		pmu_guest_only_correct(backend, owed, 0);
 }
 

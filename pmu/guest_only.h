@@ -10,9 +10,13 @@
  * to L1; any branch counter) the counters concerned are corrected before VMRUN. Nothing races with
  * that: outside the guest they stand still.
  *
+ * Nothing can be taken off a counter that holds 0: the VMRUN after it would carry out of bit 47,
+ * which the hardware takes for an overflow, with an interrupt if the selector has INT. Such a
+ * counter is let run one ahead of the guest's, and is put right at the next exit, when it holds 1
+ * or more. Until then the guest must not reach the counters without an exit.
+ *
  * A limit, where overflow matters: a correction is a register write and raises no interrupt, only
- * the status bit. One that takes 1 off a counter holding 0 makes the VMRUN after it carry out of
- * bit 47, which the hardware takes for an overflow.
+ * the status bit.
  */
 #ifndef TALLY_PMU_GUEST_ONLY_H
 #define TALLY_PMU_GUEST_ONLY_H
@@ -33,6 +37,9 @@ struct pmu_guest_only {
 	struct pmu_vmrun_ticks tick;
 
 	u64 overflows; /* counters that a correction made carry, for take_overflows() */
+	/* Counters that hold one more than the guest's while it runs: then all reads and writes of
+	 * counters have to come here, from pmu_guest_only_entry() on until the next one. */
+	u64 ahead;
 
 	u64 owed; /* instructions emulated since the last VMRUN: one PMU_AT_CPL() each */
 
@@ -68,9 +75,10 @@ static inline void pmu_guest_only_entry(struct pmu_guest_only *backend, unsigned
 	u64 owed = backend->owed;
 
 	backend->owed = 0;
-	if (likely(!(backend->owed_to | backend->ticked)))
+	if (likely(!(backend->owed_to | backend->ticked | backend->ahead)))
 		return;
-	if (unlikely(owed != PMU_AT_CPL(cpl) || backend->owed_to != backend->ticked))
+	if (unlikely(owed != PMU_AT_CPL(cpl) || backend->owed_to != backend->ticked ||
+		     backend->ahead))
 		pmu_guest_only_correct(backend, owed, PMU_AT_CPL(cpl));
 }
 
