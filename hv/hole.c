@@ -110,9 +110,7 @@ static void redeliver(struct vcpu *v)
 		nested_inject(v, event);
 	else
 		vcpu_set_eventinj(v, event);
-	/* QEMU's TCG clears V_IRQ only when the delivery is complete */
-	if (type == EVENT_TYPE_INTR && (c->int_ctl & V_IRQ) && c->int_vector == vector)
-		c->int_ctl &= ~(u32)V_IRQ;
+	c->int_ctl = merge_int_ctl_left(c);
 }
 
 u32 exit_npf(struct vcpu *v)

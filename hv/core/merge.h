@@ -128,6 +128,21 @@ static ALWAYS_INLINE void merge_lbr(struct vmcb_save *to, const struct vmcb_save
 }
 
 /*
+ * int_ctl with the V_IRQ that is left after an exit. The CPU clears it before it touches the IDT (APM2 §15.21.4), QEMU's
+ * TCG when the delivery is complete: then the event is in EXITINTINFO and would come twice. It is known by its type, see
+ * above.
+ */
+static ALWAYS_INLINE u32 merge_int_ctl_left(const struct vmcb_control *c)
+{
+	u64 event = c->exit_int_info;
+
+	if (unlikely(event & EVENT_V) && (event & EVENT_TYPE) == EVENT_TYPE_EXCEPTION &&
+	    (event & EVENT_VECTOR) >= 32 && c->int_vector == (event & EVENT_VECTOR))
+		return c->int_ctl & ~(u32)V_IRQ;
+	return c->int_ctl;
+}
+
+/*
  * #VMEXIT's stores into vmcb12, but for exit code and infos. int_ctl12: L0's copy, in which V_GIF is current;
  * int_ctl_back: the bits that are taken from vmcb02. own_pat: L2 has a PAT of its own.
  */
@@ -138,7 +153,8 @@ static ALWAYS_INLINE void merge_write_back(struct vmcb *vmcb12, const struct vmc
 
 	vmcb12->control.exit_int_info = merge_exit_int_info(c02->exit_int_info);
 	vmcb12->control.event_inj = 0;
-	vmcb12->control.int_ctl = (int_ctl12 & ~int_ctl_back) | (c02->int_ctl & int_ctl_back);
+	vmcb12->control.int_ctl =
+		(int_ctl12 & ~int_ctl_back) | (merge_int_ctl_left(c02) & int_ctl_back);
 	vmcb12->control.int_state = c02->int_state & INTERRUPT_SHADOW;
 #define X(first, end) MERGE_COPY(&vmcb12->save, &vmcb02->save, first, end)
 	MERGE_SAVE_RANGES(X)

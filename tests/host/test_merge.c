@@ -226,6 +226,34 @@ TEST(merge_lbr_moves_five_fields)
 	}
 }
 
+/* V_IRQ goes with an interrupt in EXITINTINFO only where that has TCG's type, and its vector. */
+TEST(merge_virq_is_not_pending_in_its_own_delivery)
+{
+	for (unsigned int type = 0; type < 8; type++) {
+		for (unsigned int vector = 0; vector < 256; vector++) {
+			struct vmcb_control c = {.int_ctl = 0x105, .int_vector = 0x45};
+			bool stale = type == 3 && vector == 0x45;
+
+			c.exit_int_info = BIT(31) | (u64)type << 8 | vector;
+			CHECK_EQ(merge_int_ctl_left(&c), stale ? 5 : 0x105);
+			c.exit_int_info &= ~BIT(31);
+			CHECK_EQ(merge_int_ctl_left(&c), 0x105);
+			/* an exception with the same number is none */
+			c.exit_int_info = BIT(31) | (u64)type << 8 | 14;
+			c.int_vector = 14;
+			CHECK_EQ(merge_int_ctl_left(&c), 0x105);
+			c.int_ctl = 5;
+			CHECK_EQ(merge_int_ctl_left(&c), 5);
+		}
+	}
+	memset(&vmcb02, 0, sizeof(vmcb02));
+	vmcb02.control.int_ctl = 0x103;
+	vmcb02.control.int_vector = 0x45;
+	vmcb02.control.exit_int_info = 0x80000345;
+	merge_write_back(&vmcb12, &vmcb02, 0x1050107, 0x1ff, true);
+	CHECK_EQ(vmcb12.control.int_ctl, 0x1050003);
+}
+
 TEST(merge_exit_int_info_has_silicons_types)
 {
 	for (unsigned int type = 0; type < 8; type++) {
