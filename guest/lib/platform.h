@@ -55,6 +55,18 @@ void platform_probe(void);
 	X(INVALID_SAVES, TCG_BARE, "a refused VMRUN overwrites the save area of the VMCB")         \
 	X(G_PAT, TCG_BARE, "L2 has no PAT of its own: G_PAT is ignored")                           \
 	X(VM_CR, TCG_BARE, "VM_CR reads 0 and ignores writes")                                     \
+	X(INT3_TYPE, TCG_BOTH, "EXITINTINFO of INT3 has the type of INTn")                         \
+	X(EXT_BIT, TCG_BOTH, "a fault in delivering an event lacks EXT in its error code")         \
+	X(DF_INTERCEPT, TCG_BOTH, "two exceptions that make a #DF do not exit by #DF's intercept") \
+	X(INJECTED_COMBINE, TCG_BOTH,                                                              \
+	  "an exception in delivering an injected one does not combine with it")                   \
+	X(GP_CR2, TCG_BOTH, "a #GP for an address that is not canonical writes CR2")               \
+	X(EXITINTINFO_TYPE, TCG_BARE,                                                              \
+	  "EXITINTINFO of an interrupt or NMI that the CPU takes itself has "                      \
+	  "the type of an exception")                                                              \
+	X(VIRQ_KEPT, TCG_BARE, "V_IRQ is still set when the delivery of its interrupt exits")      \
+	X(NMI_AFTER_INJECTION, OURS,                                                               \
+	  "an NMI that GIF=0 held, while EVENTINJ is in use, comes an exit later")                 \
 	X(TPR_WHILE_GIF0, OURS,                                                                    \
 	  "while GIF=0, CR8 does not show what is written to the APIC's TPR register")
 
