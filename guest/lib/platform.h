@@ -61,6 +61,7 @@ void platform_probe(void);
 	X(INJECTED_COMBINE, TCG_BOTH,                                                              \
 	  "an exception in delivering an injected one does not combine with it")                   \
 	X(GP_CR2, TCG_BOTH, "a #GP for an address that is not canonical writes CR2")               \
+	X(SHUTDOWN_EXITS, TCG_BARE, "a shutdown of L2 exits though it is not intercepted")         \
 	X(EXITINTINFO_TYPE, TCG_BARE,                                                              \
 	  "EXITINTINFO of an interrupt or NMI that the CPU takes itself has "                      \
 	  "the type of an exception")                                                              \
