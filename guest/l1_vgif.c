@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Virtual GIF: with V_GIF_ENABLE, STGI and CLGI of L2 change V_GIF and nothing else, and V_GIF=0
+ * holds virtual interrupts. Where CPUID does not have it, both bits are ignored. APM2 §15.33.2.
+ */
+#include "guest/lib/apic.h"
+#include "guest/lib/cpu.h"
+#include "guest/lib/platform.h"
+#include "guest/lib/svm.h"
+#include "guest/lib/tap.h"
+#include "x86/cpuid.h"
+#include "x86/cr.h"
+
+#define VECTOR 0x45u
+#define PHYSICAL 0x51u
+
+L2_CODE(v_exit, "");
+L2_CODE(v_nops, "nop\n\tnop");
+L2_CODE(v_clgi, "clgi");
+L2_CODE(v_stgi, "stgi");
+L2_CODE(v_both, "clgi\n\tstgi\n\tclgi");
+L2_CODE(v_open, "nop\n\tstgi\nv_opened:\n\tnop\n\tnop");
+L2_CODE(v_close, "clgi\n\tsti\n\tnop\n\tnop");
+extern const u8 v_opened[];
+
+static volatile u32 interrupts, nmis;
+
+static void on_interrupt(struct trap_frame *frame)
+{
+	(void)frame;
+	interrupts++;
+	apic_eoi();
+}
+
+static void on_nmi(struct trap_frame *frame)
+{
+	(void)frame;
+	nmis++;
+}
+
+static void settle(void)
+{
+	/* On silicon an IPI takes a moment. */
+	for (u32 i = 0; i < 1000; i++)
+		asm volatile("pause");
+}
+
+static void ready(const u8 *code, bool gif)
+{
+	l2_reset(code);
+	l2_catch_events();
+	l2.vmcb.control.int_ctl = (u32)(V_GIF_ENABLE | V_INTR_MASKING | (gif ? V_GIF : 0));
+}
+
+static bool gif(void)
+{
+	return l2.vmcb.control.int_ctl & V_GIF;
+}
+
+static void check_instructions(const void *arg)
+{
+	static const struct {
+		const u8 *code;
+		bool before, after;
+	} tries[] = {
+		{v_exit, false, false}, {v_exit, true, true},  {v_clgi, true, false},
+		{v_clgi, false, false}, {v_stgi, false, true}, {v_stgi, true, true},
+		{v_both, false, false}, {v_both, true, false},
+	};
+
+	(void)arg;
+	for (u32 npt = 0; npt < (platform.svm_edx & SVM_NP ? 2u : 1u); npt++)
+		for (u32 i = 0; i < ARRAY_SIZE(tries); i++) {
+			ready(tries[i].code, tries[i].before);
+			if (npt)
+				l2_use_npt();
+			CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+			if (!CHECK_EQ(gif(), tries[i].after))
+				note("try %u", i);
+			CHECK_EQ(l2.vmcb.control.int_ctl & V_GIF_ENABLE, V_GIF_ENABLE);
+			/* and so it stays at the next VMRUN */
+			l2.vmcb.save.rip = (u64)v_nops;
+			CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+			CHECK_EQ(gif(), tries[i].after);
+		}
+}
+
+static void check_intercepts(const void *arg)
+{
+	(void)arg;
+	ready(v_clgi, true);
+	l2_intercept(INTERCEPT(CLGI));
+	CHECK_EQ(l2_run(), VMEXIT_CLGI);
+	CHECK(gif());
+	ready(v_stgi, false);
+	l2_intercept(INTERCEPT(STGI));
+	CHECK_EQ(l2_run(), VMEXIT_STGI);
+	CHECK(!gif());
+}
+
+static void virq(const u8 *code, bool on)
+{
+	ready(code, on);
+	l2.vmcb.control.int_ctl |= (u32)(V_IRQ | 5u << V_INTR_PRIO_SHIFT);
+	l2.vmcb.control.int_vector = VECTOR;
+	l2.vmcb.save.rflags |= RFLAGS_IF;
+}
+
+static void check_virq(const void *arg)
+{
+	(void)arg;
+	virq(v_nops, true);
+	l2_run();
+	CHECK_EQ(l2_caught(), VECTOR);
+	CHECK_EQ(l2.vmcb.control.int_ctl & V_IRQ, 0);
+
+	virq(v_nops, false);
+	CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+	CHECK_EQ(l2_caught(), VEC_NONE);
+	CHECK_EQ(l2.vmcb.control.int_ctl & V_IRQ, V_IRQ);
+	CHECK(!gif());
+
+	/* L2 lets it in. */
+	virq(v_open, false);
+	l2_run();
+	CHECK_EQ(l2_caught(), VECTOR);
+	CHECK_EQ(*(const u64 *)l2.vmcb.save.rsp, (u64)v_opened);
+	CHECK_EQ(l2.vmcb.control.int_ctl & V_IRQ, 0);
+	CHECK(gif());
+
+	/* L2 keeps it out. */
+	virq(v_close, true);
+	l2.vmcb.save.rflags &= ~RFLAGS_IF;
+	CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+	CHECK_EQ(l2_caught(), VEC_NONE);
+	CHECK_EQ(l2.vmcb.control.int_ctl & V_IRQ, V_IRQ);
+	CHECK(!gif());
+}
+
+static void check_vintr(const void *arg)
+{
+	(void)arg;
+	virq(v_nops, false);
+	l2_intercept(INTERCEPT(VINTR));
+	CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+	CHECK_EQ(l2.vmcb.control.int_ctl & V_IRQ, V_IRQ);
+
+	virq(v_open, false);
+	l2_intercept(INTERCEPT(VINTR));
+	CHECK_EQ(l2_run(), VMEXIT_VINTR);
+	CHECK_EQ(l2.vmcb.save.rip, (u64)v_opened);
+	CHECK_EQ(l2.vmcb.control.int_ctl & V_IRQ, V_IRQ);
+	CHECK(gif());
+}
+
+/* An injected event is not held, as it is not by RFLAGS.IF. */
+static void check_injection(const void *arg)
+{
+	(void)arg;
+	ready(v_nops, false);
+	l2.vmcb.control.event_inj = EVENT_V | EVENT_TYPE_INTR | VECTOR;
+	l2_run();
+	CHECK_EQ(l2_caught(), VECTOR);
+	CHECK(!gif());
+}
+
+/* The real GIF is 1 while L2 runs: what is L1's exits, and L1's own GIF is as after any exit. */
+static void check_physical(const void *arg)
+{
+	(void)arg;
+	interrupts = nmis = 0;
+	trap_hook(PHYSICAL, on_interrupt);
+	trap_hook(VEC_NMI, on_nmi);
+	ready(v_nops, false);
+	l2_intercept(INTERCEPT(INTR));
+	clgi();
+	apic_self_ipi(PHYSICAL);
+	settle();
+	sti();
+	svm_vmrun(&l2.vmcb, &l2.regs);
+	CHECK_EQ(l2.vmcb.control.exit_code, VMEXIT_INTR);
+	CHECK(!gif());
+	CHECK_EQ(interrupts, 0);
+	stgi();
+	settle();
+	cli();
+	CHECK_EQ(interrupts, 1);
+
+	ready(v_nops, false);
+	l2_intercept(INTERCEPT(NMI));
+	clgi();
+	apic_self_nmi();
+	settle();
+	svm_vmrun(&l2.vmcb, &l2.regs);
+	CHECK_EQ(l2.vmcb.control.exit_code, VMEXIT_NMI);
+	CHECK_EQ(nmis, 0);
+	stgi();
+	settle();
+	CHECK_EQ(nmis, 1);
+
+	/* L2's STGI is not L1's. */
+	ready(v_stgi, false);
+	clgi();
+	apic_self_ipi(PHYSICAL);
+	settle();
+	svm_vmrun(&l2.vmcb, &l2.regs);
+	sti();
+	settle();
+	CHECK_EQ(interrupts, 1);
+	stgi();
+	settle();
+	cli();
+	CHECK_EQ(interrupts, 2);
+	trap_hook(PHYSICAL, NULL);
+	trap_hook(VEC_NMI, NULL);
+}
+
+/* Not offered: the bits mean nothing, and no instruction of L2 changes them. */
+static void check_hidden(const void *arg)
+{
+	(void)arg;
+	virq(v_nops, false);
+	l2_run();
+	CHECK_EQ(l2_caught(), VECTOR);
+	ready(v_stgi, false);
+	CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+	CHECK(!gif());
+	ready(v_clgi, true);
+	CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+	CHECK(gif());
+	ready(v_clgi, true);
+	l2_intercept(INTERCEPT(CLGI));
+	CHECK_EQ(l2_run(), VMEXIT_CLGI);
+}
+
+static void run_case(const void *arg)
+{
+	bool offered = platform.svm_edx & SVM_VGIF;
+	void (*run)(const void *) = *(void (*const *)(const void *))arg;
+
+	if (offered == (run == check_hidden))
+		tap_skip(offered ? "CPUID has VGIF" : "no VGIF in CPUID");
+	else
+		run(NULL);
+}
+
+static const struct {
+	const char *name;
+	void (*run)(const void *);
+} cases[] = {
+	{"STGI and CLGI of L2 change V_GIF", check_instructions},
+	{"intercepts of STGI and CLGI win over V_GIF", check_intercepts},
+	{"V_GIF=0 holds V_IRQ", check_virq},
+	{"V_GIF=0 holds VINTR", check_vintr},
+	{"V_GIF=0 does not hold EVENTINJ", check_injection},
+	{"V_GIF=0 does not hold what L1 intercepts", check_physical},
+	{"V_GIF without VGIF", check_hidden},
+};
+
+void guest_main(void)
+{
+	tap_plan(ARRAY_SIZE(cases));
+	if (!svm_start())
+		return;
+	note("VGIF: %s", platform.svm_edx & SVM_VGIF ? "yes" : "no");
+	for (u32 i = 0; i < ARRAY_SIZE(cases); i++)
+		tap_run(cases[i].name, run_case, &cases[i].run);
+}
