@@ -123,7 +123,7 @@ static struct bench {
 	  .needs_pmu = true),
 	B("wrmsr_perfevtsel_off", time_evtsel_off, .limit = 300, .before = evtsel_on, .end = pmu_stop_all,
 	  .needs_pmu = true),
-	[ROUNDTRIP] = B("nested_roundtrip", time_roundtrip, .limit = 1100,
+	[ROUNDTRIP] = B("nested_roundtrip", time_roundtrip, .limit = 800,
 			.begin = roundtrip_begin, .end = stgi),
 	B("nested_roundtrip_pmu6", time_roundtrip, .limit = 6 * 20, .limit_of = ABOVE_ROUNDTRIP,
 	  .begin = roundtrip_pmu6_begin, .end = end_gif_pmu, .needs_pmu = true),

@@ -48,6 +48,13 @@ static bool known_walk_l2(struct vcpu *v, struct known_exit *known)
 	return true;
 }
 
+/* Exits with a decode assist of their own in EXITINFO1. */
+static bool has_operands(u64 code)
+{
+	return code < VMEXIT_EXCEPTION(0) || code == VMEXIT_CR0_SEL_WRITE || code == VMEXIT_SWINT ||
+	       code == VMEXIT_INVLPG;
+}
+
 /* nRIP of a new or long instruction. Short ones become known, unless they have to be decoded each time. */
 static NOINLINE u64 find_next_rip(struct vcpu *v, struct known_exit *known, u64 code)
 {
@@ -61,20 +68,18 @@ static NOINLINE u64 find_next_rip(struct vcpu *v, struct known_exit *known, u64 
 	    s->rip % PAGE_SIZE <= PAGE_SIZE - sizeof(known->bytes) && known_walk_l2(v, known)) {
 		known->bytes = *known->insn;
 		known->next_rip = v->next_rip;
+		known->plain = !has_operands(code);
 		known_note(known, s, code);
 	}
 	return v->next_rip;
 }
 
-static ALWAYS_INLINE u64 next_rip(struct vcpu *v, u64 code)
+/* Of an exit without a known instruction. */
+static NOINLINE u64 next_rip(struct vcpu *v, struct known_exit *known, u64 code)
 {
-	const struct vmcb_save *s = &v->vmcb->save;
-	struct known_exit *known = &v->known_l2[s->rip % KNOWN_L2_EXITS];
-
-	if (likely(known_is(known, s, code, s->rip) &&
-		   known->generation == (v->nested.space ? v->nested.space->generation : 0)))
-		return known->next_rip;
-	return find_next_rip(v, known, code);
+	if (code == VMEXIT_IOIO)
+		return v->vmcb->control.exit_info_2;
+	return exit_has_nrip(code) ? find_next_rip(v, known, code) : 0;
 }
 
 /* EXITINFO1 of the exits that have a decode assist. */
@@ -99,12 +104,6 @@ static NOINLINE void assist_operands(struct vcpu *v, u64 code)
 				    cpu_rdmsr(MSR_GS_BASE));
 }
 
-static bool has_operands(u64 code)
-{
-	return code < VMEXIT_EXCEPTION(0) || code == VMEXIT_CR0_SEL_WRITE || code == VMEXIT_SWINT ||
-	       code == VMEXIT_INVLPG;
-}
-
 /* The bytes of an instruction whose access to data faulted (APM2 §15.8.4). */
 static NOINLINE void assist_bytes(struct vcpu *v)
 {
@@ -114,22 +113,37 @@ static NOINLINE void assist_bytes(struct vcpu *v)
 		c->insn_len = (u8)insn_bytes(v, c->insn_bytes, sizeof(c->insn_bytes));
 }
 
+/* What else than nRIP there is to say. */
+static NOINLINE void assist_decode(struct vcpu *v, u64 code)
+{
+	v->vmcb->control.insn_len = 0;
+	if (has_operands(code))
+		assist_operands(v, code);
+	else if (code == VMEXIT_NPF || code == VMEXIT_EXCEPTION(VEC_PF))
+		assist_bytes(v);
+}
+
 void exit_assist(struct vcpu *v, u64 code)
 {
-	struct vmcb_control *c = &v->vmcb->control;
+	struct vmcb *vmcb = v->vmcb;
 	u32 wanted = v->features & ~v->cpu_features;
+	struct known_exit *known = &v->known_l2[vmcb->save.rip % KNOWN_L2_EXITS];
 
-	if (wanted & SVM_NRIPS)
-		c->next_rip = code == VMEXIT_IOIO	    ? c->exit_info_2
-			      : likely(exit_has_nrip(code)) ? next_rip(v, code)
-							    : 0;
-	if (!(wanted & SVM_DECODE_ASSISTS))
-		return;
-	c->insn_len = 0;
-	if (unlikely(has_operands(code)))
-		assist_operands(v, code);
-	else if (unlikely(code == VMEXIT_NPF || code == VMEXIT_EXCEPTION(VEC_PF)))
-		assist_bytes(v);
+	if (likely(wanted & SVM_NRIPS)) {
+		if (likely(known_is(known, &vmcb->save, code, vmcb->save.rip) &&
+			   known->generation ==
+				   (v->nested.space ? v->nested.space->generation : 0))) {
+			vmcb->control.next_rip = known->next_rip;
+			if (likely(known->plain)) {
+				vmcb->control.insn_len = 0;
+				return;
+			}
+		} else {
+			vmcb->control.next_rip = next_rip(v, known, code);
+		}
+	}
+	if (wanted & SVM_DECODE_ASSISTS)
+		assist_decode(v, code);
 }
 
 u64 exit_which_cr_read(struct vcpu *v)

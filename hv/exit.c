@@ -17,8 +17,6 @@ struct exit_entry {
 	u32 length;	  /* of that; 0 for an exit that is not an instruction's */
 };
 
-#define SVM_INSN_BYTES 3
-
 /* exits that are not an instruction's, or of one that is always decoded */
 #define NO_LENGTH .opcode = ~0u, .mask = 0, .length = 0
 #define ONE(byte) .opcode = (byte), .mask = 0xff, .length = 1
@@ -155,14 +153,14 @@ static ALWAYS_INLINE void locate(struct vcpu *v, const struct exit_entry *e, u64
 	}
 }
 
-u64 svm_operand(struct vcpu *v)
+u64 svm_operand_toggled(const struct vcpu *v)
 {
 	const struct vmcb_save *s = &v->vmcb->save;
 	bool toggled =
 		v->next_rip - s->rip != SVM_INSN_BYTES && (v->insn_prefixes & INSN_PREFIX_67);
 
-	if (likely(is_64bit(s)))
-		return unlikely(toggled) ? (u32)s->rax : s->rax;
+	if (is_64bit(s))
+		return toggled ? (u32)s->rax : s->rax;
 	return !(s->cs.attrib & SEG_ATTR_DB) == toggled ? (u32)s->rax : (u16)s->rax;
 }
 
@@ -295,12 +293,13 @@ static ALWAYS_INLINE void reflect(struct vcpu *v, u64 code)
 
 static u32 handle(struct vcpu *v, u64 code)
 {
-	const struct exit_entry *e = &exits[code];
+	const struct exit_entry *e;
 
 	if (code == VMEXIT_NPF)
 		return exit_npf(v);
-	if (code >= ARRAY_SIZE(exits) || !e->handle)
+	if (code >= ARRAY_SIZE(exits) || !exits[code].handle)
 		return exit_unknown(v);
+	e = &exits[code];
 	if (e->length)
 		locate(v, e, code);
 	return e->handle(v);
@@ -315,7 +314,7 @@ void vcpu_exit_special(struct vcpu *v)
 	record(v, code, v->vmcb->save.rip);
 	if (unlikely(v->special & SPECIAL_SOFT_EVENT))
 		nested_inject_end(v);
-	if (v->special & SPECIAL_ENTRY) {
+	if (unlikely(v->special & SPECIAL_ENTRY)) {
 		v->vmcb->control.tlb_control = TLB_CONTROL_NONE;
 		v->vmcb->control.event_inj = 0;
 		vcpu_clr_special(v, SPECIAL_ENTRY);

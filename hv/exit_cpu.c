@@ -585,27 +585,15 @@ static NOINLINE void set_l2_gif(struct vcpu *v, bool gif)
 	vcpu_set_host_if(v, gif && (v->vmcb01->save.rflags & RFLAGS_IF));
 }
 
-void nested_set_vgif(struct vcpu *v, bool gif)
+void nested_set_gif(struct vcpu *v, bool gif)
 {
 	struct vmcb_control *ctl = &v->nested.ctl;
 
-	ctl->int_ctl = gif ? ctl->int_ctl | (u32)V_GIF : ctl->int_ctl & ~(u32)V_GIF;
-	nested_hold_virq(v, !gif);
-}
-
-void vcpu_set_gif(struct vcpu *v, bool gif)
-{
-	struct vmcb_control *c = &v->vmcb01->control;
-
-	if (unlikely(vcpu_in_l2(v)))
+	if (v->nested.vgif) {
+		ctl->int_ctl = gif ? ctl->int_ctl | (u32)V_GIF : ctl->int_ctl & ~(u32)V_GIF;
+		nested_hold_virq(v, !gif);
+	} else {
 		set_l2_gif(v, gif);
-	else if (!gif)
-		vcpu_hold_l1(v);
-	else if (!v->gif) {
-		v->gif = true;
-		c->int_ctl &= ~(u32)V_INTR_MASKING;
-		vmcb_clr_intercept(c, INTERCEPT(NMI));
-		vmcb_clr_intercept(c, INTERCEPT_CR_WRITE(8));
 	}
 }
 

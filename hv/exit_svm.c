@@ -13,11 +13,6 @@ static bool svm_disabled(const struct vcpu *v)
 	return !v->svme && !vcpu_in_l2(v);
 }
 
-bool svm_bad_vmcb(struct vcpu *v, u64 gpa, const char *what)
-{
-	return gpa % PAGE_SIZE || gpa >= v->mem.limit || vcpu_names_hole(v, gpa, PAGE_SIZE, what);
-}
-
 /*
  * VMLOAD and VMSAVE move FS, GS, TR, LDTR and the SYSCALL and SYSENTER MSRs, which L0 leaves in the CPU for the guest. So
  * L0 executes them on the page that the guest named; gpa = hpa. Of L2, too, the address is L1-physical (APM2 §15.33.1).
@@ -48,20 +43,14 @@ u32 exit_vmsave(struct vcpu *v)
 	return ADVANCE;
 }
 
-/* L2's is virtual if L1 says so (APM2 §15.33.2). */
-static void set_gif(struct vcpu *v, bool gif)
-{
-	if (unlikely(vcpu_in_l2(v) && v->nested.vgif))
-		nested_set_vgif(v, gif);
-	else
-		vcpu_set_gif(v, gif);
-}
-
 u32 exit_stgi(struct vcpu *v)
 {
 	if (svm_disabled(v))
 		return INJECT_UD; /* SKINIT is not offered, so no exception from the rule (APM2 §15.31) */
-	set_gif(v, true);
+	if (unlikely(vcpu_in_l2(v)))
+		nested_set_gif(v, true);
+	else
+		vcpu_release_l1(v);
 	return ADVANCE;
 }
 
@@ -69,7 +58,10 @@ u32 exit_clgi(struct vcpu *v)
 {
 	if (svm_disabled(v))
 		return INJECT_UD;
-	set_gif(v, false);
+	if (unlikely(vcpu_in_l2(v)))
+		nested_set_gif(v, false);
+	else
+		vcpu_hold_l1(v);
 	return ADVANCE;
 }
 

@@ -6,7 +6,6 @@
  */
 #include "hv/core/merge.h"
 #include "hv/core/msrpm.h"
-#include "hv/core/route.h"
 #include "hv/cpu.h"
 #include "hv/log.h"
 #include "hv/memory.h"
@@ -191,8 +190,10 @@ static ALWAYS_INLINE void choose_translation(struct vcpu *v)
 		v->nested.no_npt_vasid = ctl->asid;
 		v->vmcb02->save.g_pat = v->vmcb01->save.g_pat; /* one PAT for both then */
 	}
-	if (unlikely(c->tlb_control))
+	if (unlikely(c->tlb_control)) {
 		v->tlb_flushes++;
+		vcpu_set_special(v, SPECIAL_ENTRY);
+	}
 }
 
 /* What #VMEXIT does to the host, for L1 (APM2 §15.6). */
@@ -334,7 +335,7 @@ u32 exit_vmrun(struct vcpu *v)
 		nested_inject(v, v->vmcb02->control.event_inj);
 	v->gif = true; /* vmcb01 stays as it is: see vcpu_hold_l1() */
 	vcpu_set_host_if(v, v->vmcb01->save.rflags & RFLAGS_IF);
-	vcpu_set_special(v, SPECIAL_L2 | SPECIAL_ENTRY);
+	vcpu_set_special(v, SPECIAL_L2);
 	v->vmcb = v->vmcb02;
 	v->vmcb_hpa = v->vmcb02_hpa;
 	v->transitions++;
@@ -348,16 +349,6 @@ bool nested_event_is_injected(const struct vcpu *v)
 {
 	return vcpu_in_l2(v) && v->exits == v->nested.injected_exit + 1 &&
 	       !((v->vmcb->control.exit_int_info ^ v->nested.injected) & (EVENT_VECTOR | EVENT_V));
-}
-
-bool nested_wants(struct vcpu *v, u64 code)
-{
-	const struct vmcb_control *ctl = &v->nested.ctl;
-
-	if (unlikely(!v->gif && code == VMEXIT_NMI))
-		return false; /* L2 has cleared the real GIF */
-	return route_to_l1(ctl, code, guest_at(&v->mem, ctl->msrpm_base_pa & ~0xfffull),
-			   (u32)v->gpr[GPR_RCX], v->vmcb->control.exit_info_1 & 1);
 }
 
 /* Back to L1, behind its VMRUN. */

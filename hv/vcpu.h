@@ -7,6 +7,7 @@
 #include "abi/hypercall.h"
 #include "hv/cpu.h"
 #include "hv/core/insn.h"
+#include "hv/core/route.h"
 #include "hv/core/shadow.h"
 #include "hv/core/vmrun_check.h"
 #include "hv/core/walk.h"
@@ -65,7 +66,10 @@ struct known_exit {
 	u64 value[4];
 	const u32 *insn;
 	u32 bytes;
+	bool plain; /* of L2: there is nothing to say but nRIP */
 } ALIGNED(128);
+
+static_assert(sizeof(struct known_exit) == 128, "known_exit: found by a shift");
 
 #define KNOWN_EXITS 0x100 /* of L1; found by the low bits of RIP; a power of two */
 #define KNOWN_L2_EXITS 0x40
@@ -191,9 +195,6 @@ NORETURN void vcpu_shutdown(struct vcpu *v, const char *why);
 /* True if [gpa, gpa + bytes) touches our memory; then it is counted and logged with `what`. */
 bool vcpu_names_hole(struct vcpu *v, u64 gpa, u64 bytes, const char *what);
 
-/* Lets the running guest take GIF=1 or 0: interrupt masking, TPR and NMIs follow (docs/architecture.md). */
-void vcpu_set_gif(struct vcpu *v, bool gif);
-
 /* What GIF=0 has L0 intercept: NMIs, and what CR8 would change apart from the APIC's TPR. */
 static ALWAYS_INLINE void intercept_for_gif0(struct vmcb_control *c)
 {
@@ -212,8 +213,8 @@ void vcpu_flush_tlb(struct vcpu *v);
 
 /* exit_cpu.c */
 void halt_end(struct vcpu *v);
-/* L2's STGI and CLGI under virtual GIF. */
-void nested_set_vgif(struct vcpu *v, bool gif);
+/* L2's STGI and CLGI: of its virtual GIF, if L1 has given it one (APM2 §15.33.2). */
+void nested_set_gif(struct vcpu *v, bool gif);
 void nested_hold_virq(struct vcpu *v, bool hold);
 /* The running VMCB's intercepts: L0's, and for L2 those of vmcb12. */
 void vcpu_reset_intercepts(struct vcpu *v);
@@ -254,15 +255,32 @@ u32 exit_cr_read(struct vcpu *v);
 u32 exit_cr8_write(struct vcpu *v);
 u32 exit_shutdown(struct vcpu *v);
 
+#define SVM_INSN_BYTES 3
+
+/* rAX of an SVM instruction with prefixes, or outside 64-bit mode. */
+u64 svm_operand_toggled(const struct vcpu *v);
+
 /* rAX of an SVM instruction as an address: RAX cut to the address size (APM2 §15.5.1). */
-u64 svm_operand(struct vcpu *v);
+static ALWAYS_INLINE u64 svm_operand(const struct vcpu *v)
+{
+	const struct vmcb_save *s = &v->vmcb->save;
+
+	if (likely(v->next_rip - s->rip == SVM_INSN_BYTES && (s->cs.attrib & SEG_ATTR_L) &&
+		   (s->efer & EFER_LMA)))
+		return s->rax;
+	return svm_operand_toggled(v);
+}
+
 /* Where rAX may not name a VMCB: unaligned, beyond the CPU's address size, or in our memory. */
-bool svm_bad_vmcb(struct vcpu *v, u64 gpa, const char *what);
+static ALWAYS_INLINE bool svm_bad_vmcb(struct vcpu *v, u64 gpa, const char *what)
+{
+	return gpa % PAGE_SIZE || gpa >= v->mem.limit ||
+	       unlikely(gpa < v->hole.end && gpa + PAGE_SIZE > v->hole.start &&
+			vcpu_names_hole(v, gpa, PAGE_SIZE, what));
+}
 
 /* nested.c */
 void nested_init(struct vcpu *v);
-/* Whether L1 wants this exit of L2. */
-bool nested_wants(struct vcpu *v, u64 code);
 /* #VMEXIT to L1, which goes on behind its VMRUN. nRIP and the instruction's bytes are those in vmcb02. */
 void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2);
 /* The same for an exit that is not the CPU's, but L0's decision: nothing is known of an instruction. */
@@ -302,6 +320,17 @@ static inline bool vcpu_counts_exactly(const struct vcpu *v)
 static ALWAYS_INLINE bool vcpu_in_l2(const struct vcpu *v)
 {
 	return v->special & SPECIAL_L2;
+}
+
+/* Whether L1 wants this exit of L2. */
+static ALWAYS_INLINE bool nested_wants(const struct vcpu *v, u64 code)
+{
+	const struct vmcb_control *ctl = &v->nested.ctl;
+
+	if (unlikely(!v->gif) && code == VMEXIT_NMI)
+		return false; /* L2 has cleared the real GIF */
+	return route_to_l1(ctl, code, guest_at(&v->mem, ctl->msrpm_base_pa & ~0xfffull),
+			   (u32)v->gpr[GPR_RCX], v->vmcb->control.exit_info_1 & 1);
 }
 
 static ALWAYS_INLINE void vcpu_set_special(struct vcpu *v, u64 reasons)
@@ -382,6 +411,16 @@ static ALWAYS_INLINE void vcpu_hold_l1(struct vcpu *v)
 	if (!(was & V_INTR_MASKING))
 		intercept_for_gif0(c);
 	vcpu_set_host_if(v, false);
+}
+
+static ALWAYS_INLINE void vcpu_release_l1(struct vcpu *v)
+{
+	struct vmcb_control *c = &v->vmcb01->control;
+
+	v->gif = true;
+	c->int_ctl &= ~(u32)V_INTR_MASKING;
+	vmcb_clr_intercept(c, INTERCEPT(NMI));
+	vmcb_clr_intercept(c, INTERCEPT_CR_WRITE(8));
 }
 
 static ALWAYS_INLINE void vcpu_set_eventinj(struct vcpu *v, u64 event)

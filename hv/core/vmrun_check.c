@@ -1,25 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/core/vmrun_check.h"
 
-#define PAT_BYTES 0x0101010101010101ull
-
-/* A memory type is 0, 1 or 4..7; bits 7:3 of each byte are reserved (APM2 §7.8.1). */
-static ALWAYS_INLINE u64 pat_bad(u64 pat)
-{
-	return (pat & (0xf8 * PAT_BYTES)) |
-	       (pat & (0x02 * PAT_BYTES) & ~((pat & (0x04 * PAT_BYTES)) >> 1));
-}
-
 bool vmrun_pat_valid(u64 pat)
 {
-	return !pat_bad(pat);
-}
-
-/* A map of so many bytes, bits 11:0 of its address ignored, that does not end below the physical
- * address size. */
-static ALWAYS_INLINE bool map_beyond(u64 base, u64 map_bytes, const struct vmrun_limits *lim)
-{
-	return base >= lim->phys_end - (map_bytes - PAGE_SIZE);
+	return !vmrun_pat_bad(pat);
 }
 
 static enum vmrun_rule event_rule(u64 event, const struct vmcb_save *s,
@@ -49,9 +33,8 @@ static enum vmrun_rule event_rule(u64 event, const struct vmcb_save *s,
 	return VMRUN_OK;
 }
 
-/* Every rule by itself, in the order of VMRUN_RULES. Only reached when one of them is broken. */
-static NOINLINE enum vmrun_rule find_rule(const struct vmcb_control *c, const struct vmcb_save *s,
-					  const struct vmrun_limits *lim)
+enum vmrun_rule vmrun_find_rule(const struct vmcb_control *c, const struct vmcb_save *s,
+				const struct vmrun_limits *lim)
 {
 	const u64 phys_mbz = ~(lim->phys_end - 1);
 	const bool long_paging = (s->efer & EFER_LME) && (s->cr0 & CR0_PG);
@@ -84,9 +67,9 @@ static NOINLINE enum vmrun_rule find_rule(const struct vmcb_control *c, const st
 		return VMRUN_RULE_LME_NO_PE;
 	if (long_paging && (s->cs.attrib & SEG_ATTR_L) && (s->cs.attrib & SEG_ATTR_DB))
 		return VMRUN_RULE_CS_L_D;
-	if (map_beyond(c->iopm_base_pa, IOPM_BYTES, lim))
+	if (vmrun_map_beyond(c->iopm_base_pa, IOPM_BYTES, lim))
 		return VMRUN_RULE_IOPM;
-	if (map_beyond(c->msrpm_base_pa, MSRPM_BYTES, lim))
+	if (vmrun_map_beyond(c->msrpm_base_pa, MSRPM_BYTES, lim))
 		return VMRUN_RULE_MSRPM;
 	if ((s->cr4 & CR4_CET) && !(s->cr0 & CR0_WP))
 		return VMRUN_RULE_CET_WP;
@@ -101,34 +84,10 @@ static NOINLINE enum vmrun_rule find_rule(const struct vmcb_control *c, const st
 			return VMRUN_RULE_NP_HOST_PAGING;
 		if (c->nested_cr3 & phys_mbz)
 			return VMRUN_RULE_NCR3_MBZ;
-		if (pat_bad(s->g_pat))
+		if (vmrun_pat_bad(s->g_pat))
 			return VMRUN_RULE_G_PAT;
 	}
 	return VMRUN_OK;
-}
-
-/* On the path of each nested VMRUN, hence few branches: everything that must be zero is collected
- * and tested once. What is not the ordinary case (an event, no long mode, no nested paging) goes to
- * find_rule(), which decides. */
-enum vmrun_rule vmrun_check(const struct vmcb_control *c, const struct vmcb_save *s,
-			    const struct vmrun_limits *lim)
-{
-	const u64 phys_mbz = ~(lim->phys_end - 1);
-	u64 bad;
-
-	bad = ((s->cr0 | s->dr6 | s->dr7) >> 32) | ((s->cr3 | c->nested_cr3) & phys_mbz) |
-	      (s->efer & lim->efer_mbz) | (~s->efer & EFER_SVME) | (s->cr4 & lim->cr4_mbz) |
-	      (s->s_cet & lim->s_cet_mbz) | (c->event_inj & EVENT_V) | pat_bad(s->g_pat) |
-	      (c->int_ctl & V_NMI_ENABLE) | (s->cr0 & CR0_NW);
-	if (likely(!bad && c->asid && vmcb_intercepts(c, INTERCEPT(VMRUN)) &&
-		   !map_beyond(c->iopm_base_pa, IOPM_BYTES, lim) &&
-		   !map_beyond(c->msrpm_base_pa, MSRPM_BYTES, lim) && lim->l1_paging &&
-		   !(s->cr4 & CR4_CET) &&
-		   /* 64-bit or 32-bit code under long mode's paging */
-		   (s->cr0 & CR0_PE) && (s->cr4 & CR4_PAE) &&
-		   (s->cs.attrib & (SEG_ATTR_L | SEG_ATTR_DB)) != (SEG_ATTR_L | SEG_ATTR_DB)))
-		return VMRUN_OK;
-	return find_rule(c, s, lim);
 }
 
 enum vmrun_rule vmrun_check_pdptes(const struct guest_memory *mem, const struct vmcb_control *c,

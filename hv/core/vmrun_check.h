@@ -63,9 +63,51 @@ struct vmrun_limits {
 	bool l1_paging; /* L1's own CR0.PG at this VMRUN */
 };
 
-/* VMRUN_OK or the rule that is broken. Does not look at memory: see vmrun_check_pdptes(). */
-enum vmrun_rule vmrun_check(const struct vmcb_control *c, const struct vmcb_save *s,
-			    const struct vmrun_limits *lim);
+#define VMRUN_PAT_BYTES 0x0101010101010101ull
+
+/* A memory type is 0, 1 or 4..7; bits 7:3 of each byte are reserved (APM2 §7.8.1). */
+static ALWAYS_INLINE u64 vmrun_pat_bad(u64 pat)
+{
+	return (pat & (0xf8 * VMRUN_PAT_BYTES)) |
+	       (pat & (0x02 * VMRUN_PAT_BYTES) & ~((pat & (0x04 * VMRUN_PAT_BYTES)) >> 1));
+}
+
+/* A map of so many bytes, bits 11:0 of its address ignored, that does not end below the physical
+ * address size. */
+static ALWAYS_INLINE bool vmrun_map_beyond(u64 base, u64 map_bytes, const struct vmrun_limits *lim)
+{
+	return base >= lim->phys_end - (map_bytes - PAGE_SIZE);
+}
+
+/* Every rule by itself, in the order of VMRUN_RULES. */
+enum vmrun_rule vmrun_find_rule(const struct vmcb_control *c, const struct vmcb_save *s,
+				const struct vmrun_limits *lim);
+
+/* VMRUN_OK or the rule that is broken. Does not look at memory: see vmrun_check_pdptes().
+ * On the path of each nested VMRUN, hence inline, and few branches: everything that must be zero is collected
+ * and tested once. What is not the ordinary case (an event, no long mode, no nested paging) goes to
+ * vmrun_find_rule(), which decides. */
+static ALWAYS_INLINE enum vmrun_rule vmrun_check(const struct vmcb_control *c,
+						 const struct vmcb_save *s,
+						 const struct vmrun_limits *lim)
+{
+	const u64 phys_mbz = ~(lim->phys_end - 1);
+	u64 bad;
+
+	bad = ((s->cr0 | s->dr6 | s->dr7) >> 32) | ((s->cr3 | c->nested_cr3) & phys_mbz) |
+	      (s->efer & lim->efer_mbz) | (~s->efer & EFER_SVME) | (s->cr4 & lim->cr4_mbz) |
+	      (s->s_cet & lim->s_cet_mbz) | (c->event_inj & EVENT_V) | vmrun_pat_bad(s->g_pat) |
+	      (c->int_ctl & V_NMI_ENABLE) | (s->cr0 & CR0_NW);
+	if (likely(!bad && c->asid && vmcb_intercepts(c, INTERCEPT(VMRUN)) &&
+		   !vmrun_map_beyond(c->iopm_base_pa, IOPM_BYTES, lim) &&
+		   !vmrun_map_beyond(c->msrpm_base_pa, MSRPM_BYTES, lim) && lim->l1_paging &&
+		   !(s->cr4 & CR4_CET) &&
+		   /* 64-bit or 32-bit code under long mode's paging */
+		   (s->cr0 & CR0_PE) && (s->cr4 & CR4_PAE) &&
+		   (s->cs.attrib & (SEG_ATTR_L | SEG_ATTR_DB)) != (SEG_ATTR_L | SEG_ATTR_DB)))
+		return VMRUN_OK;
+	return vmrun_find_rule(c, s, lim);
+}
 
 /* Whether vmrun_check_pdptes() has anything to look at: legacy PAE paging without nested paging. */
 static inline bool vmrun_uses_pdptes(const struct vmcb_control *c, const struct vmcb_save *s)
