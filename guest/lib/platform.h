@@ -62,6 +62,9 @@ void platform_probe(void);
 	  "an exception in delivering an injected one does not combine with it")                   \
 	X(GP_CR2, TCG_BOTH, "a #GP for an address that is not canonical writes CR2")               \
 	X(SHUTDOWN_EXITS, TCG_BARE, "a shutdown of L2 exits though it is not intercepted")         \
+	X(NO_MEMORY_ABORT, TCG_BOTH,                                                               \
+	  "VMLOAD and VMSAVE of an address without memory abort QEMU under -icount")               \
+	X(ADDRESS_16, TCG_BARE, "a 16-bit address size takes EAX, not AX, for SVM instructions")   \
 	X(EXITINTINFO_TYPE, TCG_BARE,                                                              \
 	  "EXITINTINFO of an interrupt or NMI that the CPU takes itself has "                      \
 	  "the type of an exception")                                                              \
