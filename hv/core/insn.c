@@ -183,7 +183,8 @@ static void take_modrm(struct cursor *c, struct insn *out)
  * what follows. */
 static u8 special(const struct cursor *c, enum insn_mode mode, const struct insn *out)
 {
-	u8 next = c->pos < c->n ? c->bytes[c->pos] : 0; /* if there is none, taking ModRM fails */
+	/* if there is none, taking ModRM fails */
+	u8 next = c->pos < c->n && c->pos < INSN_MAX_BYTES ? c->bytes[c->pos] : 0;
 	unsigned int reg = (next >> 3) & 7;
 
 	if (out->map ==

@@ -537,6 +537,11 @@ TEST(insn_limits)
 	bytes[13] = 0x66;
 	bytes[14] = 0xcd;
 	CHECK_EQ(insn_length(bytes, 16, INSN_64, &insn), -E_INVAL);
+	/* POP or XOP, by a ModRM that would be byte 16: neither */
+	bytes[14] = 0x8f;
+	bytes[15] = 0xe8;
+	CHECK_EQ(insn_length(bytes, 15, INSN_64, &insn), -E_INVAL);
+	CHECK_EQ(insn_length(bytes, 16, INSN_64, &insn), -E_INVAL);
 }
 
 /* Whatever the bytes, the result is one of the four, and within the bytes given. */
