@@ -17,6 +17,7 @@ BOOT := $(wildcard boot/*.c)
 GUEST_LIB := $(wildcard guest/lib/*.c)
 GUESTS := $(patsubst guest/%.c,%,$(wildcard guest/*.c))
 TESTS := $(wildcard tests/host/*.c)
+FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 
 # --- flags ---------------------------------------------------------------------------------------
 WARN := -Wall -Wextra -Wconversion -Wmissing-prototypes -Wstrict-prototypes -Wundef -Werror
@@ -39,7 +40,13 @@ EFI_END = $(EFI_LIBS) $(dir $(EFI_LIBS))libefi.a
 EFI_COPY := objcopy -j .text -j .sdata -j .data -j .rodata -j .dynamic -j .dynsym -j '.rel*' \
 	-j .reloc --target efi-app-x86_64
 HOST_CC ?= clang
+FUZZ_CC ?= clang
 HOST_FLAGS := -std=gnu11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all $(WARN) -Iinclude -I. -MMD -MP
+# Only what is fuzzed is instrumented for coverage: the code under test, which is in the target itself where it is inline.
+FUZZ_FLAGS := $(HOST_FLAGS) -fsanitize=fuzzer-no-link
+FUZZ_INLINE := event merge route
+FUZZ_UNCOUNTED := -fno-sanitize-coverage=inline-8bit-counters,pc-table,trace-cmp,indirect-calls,edge
+ZYDIS_H := /usr/include/Zydis/Zydis.h
 
 # --- rules ---------------------------------------------------------------------------------------
 obj = $(patsubst %,$(O)/$(1)/%.o,$(basename $(2)))
@@ -109,16 +116,39 @@ $(O)/host/%.o: %.c Makefile | deps-host
 $(O)/host-tests: $(TEST_OBJ)
 	$(Q)$(HOST_CC) -fsanitize=address,undefined -o $@ $^
 
+$(O)/fuzz/%.o: %.c Makefile | deps-fuzz
+	$(call say,FUZZCC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(FUZZ_CC) $(FUZZ_FLAGS) $(if $(filter tests/fuzz/%,$<),$(FUZZ_UNCOUNTED)) -c -o $@ $<
+
+$(O)/fuzz/core.a: $(call obj,fuzz,$(CORE))
+	$(Q)rm -f $@ && ar rcs $@ $^
+
+# fuzz_insn is not there without libzydis; tests/fuzz/run says so
+$(FUZZERS:%=$(O)/fuzz/fuzz_%): $(O)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(O)/fuzz/tests/fuzz/fuzz.o $(O)/fuzz/core.a
+	$(call say,FUZZ,$@)
+	$(Q)if [ $* != insn ] || [ -e $(ZYDIS_H) ]; then \
+		$(FUZZ_CC) $(FUZZ_FLAGS) -fsanitize=fuzzer $(if $(filter $*,$(FUZZ_INLINE)),,$(FUZZ_UNCOUNTED)) \
+			-MT $@ -MF $@.d -o $@ $< $(O)/fuzz/tests/fuzz/fuzz.o $(O)/fuzz/core.a \
+			$(if $(filter insn,$*),-lZydis); \
+	fi
+
 # --- what a person calls -------------------------------------------------------------------------
 run: all | deps-qemu ## boot the demo in QEMU: hypervisor, L1, L2 and four counters
 	$(Q)tools/demo $(O)
 
 test: test-host test-qemu ## prove everything but the Linux boots
 
-test-host: $(O)/host-tests ## pure code under ASan and UBSan, on this machine
+test-host: $(O)/host-tests $(FUZZERS:%=$(O)/fuzz/fuzz_%) ## pure code under ASan and UBSan, on this machine
 	$(Q)$(O)/host-tests
 	$(Q)CC=$(CC) tests/host/trigger-cost
 	$(Q)tests/qemu/verdict-test
+	$(Q)O=$(O) tests/fuzz/run --quick $(FUZZERS)
+
+fuzz: fuzz-host ## all fuzzers, longer than in make test
+
+fuzz-host: $(FUZZERS:%=$(O)/fuzz/fuzz_%) ## the pure parts by libFuzzer, each against a second implementation
+	$(Q)O=$(O) tests/fuzz/run $(FUZZERS)
 
 test-qemu: all | deps-qemu ## every guest in QEMU, bare and under Tallyvisor
 	$(Q)O=$(O) tests/qemu/run
@@ -151,6 +181,7 @@ clean: ## remove everything that was built
 help: ## this
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 	@echo '  variables: O=build  V=1 (show commands)  DEBUG=1  CC=clang  ACCEL=kvm  QEMU=program  OVMF=file'
+	@echo '             FUZZ_RUNS=N or FUZZ_SECONDS=N (for each target)'
 
 # What is missing on this machine is installed, or the one command for it is printed.
 deps:
@@ -158,7 +189,7 @@ deps:
 deps-%:
 	@tools/setup $*
 
-.PHONY: all guests run test test-host test-qemu test-linux test-l1 bench check format image debug clean help deps
+.PHONY: all guests run test test-host fuzz fuzz-host test-qemu test-linux test-l1 bench check format image debug clean help deps
 .SECONDARY:
-export ACCEL QEMU OVMF
+export ACCEL QEMU OVMF FUZZ_RUNS FUZZ_SECONDS
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -146,4 +146,20 @@ static inline bool naive_has_nrip(u64 code)
 	return false;
 }
 
+/* EXITINFO1 of MOV CR and DR and of INTn, by what the instruction is. */
+static inline u64 naive_decode_assist(u64 code, const struct insn *insn)
+{
+	bool cr_exit = code <= 0x1f || code == VMEXIT_CR0_SEL_WRITE;
+	bool dr_exit = code >= 0x20 && code <= 0x3f;
+	unsigned int gpr = (insn->modrm & 7u) + (insn->rex & 1 ? 8 : 0);
+
+	if (insn->map == INSN_MAP_0F && (insn->opcode == 0x20 || insn->opcode == 0x22) && cr_exit)
+		return (1ull << 63) + gpr;
+	if (insn->map == INSN_MAP_0F && (insn->opcode == 0x21 || insn->opcode == 0x23) && dr_exit)
+		return gpr;
+	if (insn->map == INSN_MAP_ONE && insn->opcode == 0xcd && code == VMEXIT_SWINT)
+		return insn->imm & 0xff;
+	return 0;
+}
+
 #endif

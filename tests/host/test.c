@@ -44,6 +44,11 @@ u64 test_random(void)
 	return z ^ (z >> 31);
 }
 
+u64 test_below(u64 n)
+{
+	return test_random() % n;
+}
+
 int main(int argc, char **argv)
 {
 	int passed = 0, failed = 0;

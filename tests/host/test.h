@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Host tests: a file of TEST(name) functions; all are linked into one program, see test.c. */
+/* Host tests: a file of TEST(name) functions; all are linked into one program, see test.c. The fuzz targets have the same
+ * functions from tests/fuzz/fuzz.c, so that both can share their twins. */
 #ifndef TALLY_TEST_H
 #define TALLY_TEST_H
 
@@ -19,10 +20,7 @@ void test_fail(const char *file, int line, const char *fmt, ...) PRINTF(3, 4);
 u64 test_random(void);
 void test_seed(u64 seed);
 /* A number below n. */
-static inline u64 test_below(u64 n)
-{
-	return test_random() % n;
-}
+u64 test_below(u64 n);
 
 #define TEST(name)                                                                                 \
 	static void name(void);                                                                    \
