@@ -3,46 +3,11 @@
  * tests rule by rule. */
 #include <string.h>
 
-#include "hv/core/vmrun_check.h"
-#include "x86/msr.h"
-#include "test.h"
-
-#define PHYS_BITS 40
-#define PHYS_END (1ull << PHYS_BITS)
-
-static const struct vmrun_limits limits = {
-	.phys_end = PHYS_END,
-	.efer_mbz = ~(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME | EFER_FFXSR),
-	.cr4_mbz = ~(BITS(10, 0) | CR4_FSGSBASE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP | CR4_CET),
-	.s_cet_mbz = ~3ull,
-	.exceptions = VMRUN_EXCEPTIONS,
-	.long_mode = true,
-	.l1_paging = true,
-	.vnmi = true,
-};
-
-static void valid(struct vmcb *v)
-{
-	memset(v, 0, sizeof(*v));
-	vmcb_set_intercept(&v->control, INTERCEPT(VMRUN));
-	v->control.asid = 1;
-	v->control.np_ctl = NP_ENABLE;
-	v->control.nested_cr3 = 0x5000;
-	v->control.iopm_base_pa = 0x10000;
-	v->control.msrpm_base_pa = 0x20000;
-	v->save.efer = EFER_SVME | EFER_LME | EFER_LMA | EFER_NXE;
-	v->save.cr0 = CR0_PE | CR0_PG | CR0_WP;
-	v->save.cr4 = CR4_PAE;
-	v->save.cr3 = 0x1000;
-	v->save.dr6 = DR6_RESET;
-	v->save.dr7 = DR7_RESET;
-	v->save.cs.attrib = SEG_ATTR_P | SEG_ATTR_L;
-	v->save.g_pat = PAT_RESET;
-}
+#include "vmrun_naive.h"
 
 static enum vmrun_rule check(const struct vmcb *v)
 {
-	return vmrun_check(&v->control, &v->save, &limits);
+	return vmrun_check(&v->control, &v->save, &naive_limits);
 }
 
 /* Breaks one thing in a valid VMCB. */
@@ -51,7 +16,7 @@ static enum vmrun_rule check(const struct vmcb *v)
 		struct vmcb v_, *v = &v_;                                                          \
 		struct vmcb_control *c = &v->control;                                              \
 		struct vmcb_save *s = &v->save;                                                    \
-		valid(v);                                                                          \
+		naive_valid_vmcb(v);                                                               \
 		(void)c;                                                                           \
 		(void)s;                                                                           \
 		__VA_ARGS__;                                                                       \
@@ -67,14 +32,14 @@ TEST(vmrun_each_rule_alone)
 	for (unsigned int bit = 0; bit < 64; bit++) {
 		enum vmrun_rule efer = VMRUN_RULE_EFER_MBZ, cr3 = VMRUN_OK, cr4 = VMRUN_OK;
 
-		if (!(limits.efer_mbz & BIT(bit)))
+		if (!(naive_limits.efer_mbz & BIT(bit)))
 			efer = bit == 12 ? VMRUN_RULE_EFER_NO_SVME : VMRUN_OK;
 		BREAKS(efer, s->efer ^= BIT(bit));
-		if (bit >= PHYS_BITS)
+		if (bit >= NAIVE_PHYS_BITS)
 			cr3 = VMRUN_RULE_CR3_MBZ;
 		BREAKS(cr3, s->cr3 ^= BIT(bit));
 		BREAKS(cr3 ? VMRUN_RULE_NCR3_MBZ : VMRUN_OK, c->nested_cr3 ^= BIT(bit));
-		if (limits.cr4_mbz & BIT(bit))
+		if (naive_limits.cr4_mbz & BIT(bit))
 			cr4 = VMRUN_RULE_CR4_MBZ;
 		else if (bit == 5)
 			cr4 = VMRUN_RULE_LME_NO_PAE;
@@ -101,12 +66,12 @@ TEST(vmrun_each_rule_alone)
 	BREAKS(VMRUN_OK, s->cr0 = CR0_PE, s->cr4 = 0);
 	BREAKS(VMRUN_OK, s->efer = EFER_SVME, s->cs.attrib |= SEG_ATTR_DB);
 	/* the last byte of the maps: bits 11:0 of their address are ignored */
-	BREAKS(VMRUN_OK, c->msrpm_base_pa = PHYS_END - 0x2000 + 0xfff);
-	BREAKS(VMRUN_RULE_MSRPM, c->msrpm_base_pa = PHYS_END - 0x1000);
-	BREAKS(VMRUN_RULE_MSRPM, c->msrpm_base_pa = PHYS_END);
+	BREAKS(VMRUN_OK, c->msrpm_base_pa = NAIVE_PHYS_END - 0x2000 + 0xfff);
+	BREAKS(VMRUN_RULE_MSRPM, c->msrpm_base_pa = NAIVE_PHYS_END - 0x1000);
+	BREAKS(VMRUN_RULE_MSRPM, c->msrpm_base_pa = NAIVE_PHYS_END);
 	BREAKS(VMRUN_RULE_MSRPM, c->msrpm_base_pa = ~0ull);
-	BREAKS(VMRUN_OK, c->iopm_base_pa = PHYS_END - 0x3000 + 0xfff);
-	BREAKS(VMRUN_RULE_IOPM, c->iopm_base_pa = PHYS_END - 0x2000);
+	BREAKS(VMRUN_OK, c->iopm_base_pa = NAIVE_PHYS_END - 0x3000 + 0xfff);
+	BREAKS(VMRUN_RULE_IOPM, c->iopm_base_pa = NAIVE_PHYS_END - 0x2000);
 	BREAKS(VMRUN_RULE_IOPM, c->iopm_base_pa = ~0ull);
 	/* nCR3 and G_PAT do not matter without nested paging */
 	BREAKS(VMRUN_OK, c->np_ctl = 0, c->nested_cr3 = ~0ull, s->g_pat = ~0ull);
@@ -119,29 +84,29 @@ TEST(vmrun_each_rule_alone)
 
 TEST(vmrun_limits_matter)
 {
-	struct vmrun_limits lim = limits;
+	struct vmrun_limits lim = naive_limits;
 	struct vmcb v;
 
-	valid(&v);
+	naive_valid_vmcb(&v);
 	lim.l1_paging = false;
 	CHECK_EQ(vmrun_check(&v.control, &v.save, &lim), VMRUN_RULE_NP_HOST_PAGING);
 	v.control.np_ctl = 0;
 	CHECK_EQ(vmrun_check(&v.control, &v.save, &lim), VMRUN_OK);
 
-	valid(&v);
-	lim = limits;
+	naive_valid_vmcb(&v);
+	lim = naive_limits;
 	lim.long_mode = false;
 	lim.efer_mbz |= EFER_LME | EFER_LMA;
 	CHECK_EQ(vmrun_check(&v.control, &v.save, &lim), VMRUN_RULE_EFER_LONG_MODE);
 
-	lim = limits;
+	lim = naive_limits;
 	lim.vnmi = false;
 	v.control.int_ctl = V_NMI_ENABLE;
 	CHECK_EQ(vmrun_check(&v.control, &v.save, &lim), VMRUN_OK);
 
-	lim = limits;
+	lim = naive_limits;
 	lim.exceptions |= (u32)BIT(VEC_CP);
-	valid(&v);
+	naive_valid_vmcb(&v);
 	v.control.event_inj = EVENT_V | EVENT_TYPE_EXCEPTION | VEC_CP;
 	CHECK_EQ(check(&v), VMRUN_RULE_EVENT_BAD_VECTOR);
 	CHECK_EQ(vmrun_check(&v.control, &v.save, &lim), VMRUN_OK);
@@ -163,7 +128,7 @@ TEST(vmrun_every_event)
 			enum vmrun_rule want = VMRUN_OK;
 			struct vmcb v;
 
-			valid(&v);
+			naive_valid_vmcb(&v);
 			if (kind == 1) /* compatibility mode */
 				v.save.cs.attrib = SEG_ATTR_P | SEG_ATTR_DB;
 			if (kind == 2) /* CS.L is nothing outside long mode */
@@ -181,158 +146,15 @@ TEST(vmrun_every_event)
 		}
 }
 
-/* ---- the twin: collects all rules that are broken ---- */
-
-static u64 naive(const struct vmcb *v, const struct vmrun_limits *lim)
-{
-	const struct vmcb_control *c = &v->control;
-	const struct vmcb_save *s = &v->save;
-	bool lme = s->efer >> 8 & 1, pg = s->cr0 >> 31 & 1, pe = s->cr0 & 1, pae = s->cr4 >> 5 & 1;
-	bool cs_l = s->cs.attrib >> 9 & 1, cs_d = s->cs.attrib >> 10 & 1;
-	unsigned int type = c->event_inj >> 8 & 7, vector = c->event_inj & 0xff;
-	u64 broken = 0;
-
-#define RULE(name, cond) broken |= (u64) !!(cond) << VMRUN_RULE_##name
-	RULE(VMRUN_INTERCEPT, !(c->intercepts[4] & 1));
-	RULE(ASID, c->asid == 0);
-	RULE(EFER_NO_SVME, !(s->efer >> 12 & 1));
-	RULE(EFER_LONG_MODE, !lim->long_mode && (lme || (s->efer >> 10 & 1)));
-	RULE(EFER_MBZ, s->efer & lim->efer_mbz);
-	RULE(CR0_NW_NO_CD, (s->cr0 >> 29 & 1) && !(s->cr0 >> 30 & 1));
-	RULE(CR0_HIGH, s->cr0 > 0xffffffff);
-	RULE(CR3_MBZ, s->cr3 >= lim->phys_end);
-	RULE(CR4_MBZ, s->cr4 & lim->cr4_mbz);
-	RULE(DR6_HIGH, s->dr6 > 0xffffffff);
-	RULE(DR7_HIGH, s->dr7 > 0xffffffff);
-	RULE(LME_NO_PAE, lme && pg && !pae);
-	RULE(LME_NO_PE, lme && pg && !pe);
-	RULE(CS_L_D, lme && pg && pae && cs_l && cs_d);
-	RULE(IOPM, (c->iopm_base_pa >> 12) + 2 >= lim->phys_end >> 12);
-	RULE(MSRPM, (c->msrpm_base_pa >> 12) + 1 >= lim->phys_end >> 12);
-	RULE(CET_WP, (s->cr4 >> 23 & 1) && !(s->cr0 >> 16 & 1));
-	RULE(S_CET_MBZ, s->s_cet & lim->s_cet_mbz);
-	if (c->event_inj >> 31 & 1) {
-		bool known = vector < 32 && (lim->exceptions >> vector & 1);
-
-		RULE(EVENT_BAD_TYPE, type == 1 || type >= 5);
-		RULE(EVENT_BAD_VECTOR, type == 3 && !known);
-		RULE(EVENT_BAD_MODE,
-		     type == 3 && known && (vector == 4 || vector == 5) && lme && pg && cs_l);
-	}
-	RULE(V_NMI, lim->vnmi && (c->int_ctl >> 26 & 1) && !(c->intercepts[3] >> 1 & 1));
-	if (c->np_ctl & 1) {
-		RULE(NP_HOST_PAGING, !lim->l1_paging);
-		RULE(NCR3_MBZ, c->nested_cr3 >= lim->phys_end);
-		for (unsigned int i = 0; i < 64; i += 8) {
-			unsigned int pat = s->g_pat >> i & 0xff;
-
-			RULE(G_PAT, pat > 7 || pat == 2 || pat == 3);
-		}
-	}
-#undef RULE
-	return broken;
-}
-
-static void mutate(struct vmcb *v)
-{
-	u64 bit = BIT(test_below(64));
-
-	switch (test_below(25)) {
-	case 0:
-		v->control.intercepts[4] ^= 1;
-		break;
-	case 1:
-		v->control.asid = (u32)test_below(2);
-		break;
-	case 2:
-		v->save.efer ^= bit;
-		break;
-	case 3:
-	case 4:
-		v->save.cr0 ^= bit;
-		break;
-	case 5:
-		v->save.cr0 ^= CR0_PG;
-		break;
-	case 6:
-		v->save.cr0 ^= CR0_PE;
-		break;
-	case 7:
-		v->save.cr3 ^= bit;
-		break;
-	case 8:
-		v->save.cr4 ^= bit;
-		break;
-	case 9:
-		v->save.dr6 ^= bit;
-		break;
-	case 10:
-		v->save.dr7 ^= bit;
-		break;
-	case 11:
-	case 12:
-		v->save.cs.attrib ^= (u16)(test_below(2) ? SEG_ATTR_DB : SEG_ATTR_L);
-		break;
-	case 13:
-		v->control.iopm_base_pa = PHYS_END - 0x4000 + test_below(0x4000);
-		break;
-	case 14:
-		v->control.msrpm_base_pa = PHYS_END - 0x4000 + test_below(0x4000);
-		break;
-	case 15:
-		v->save.s_cet ^= bit;
-		break;
-	case 16:
-	case 17:
-	case 18:
-		v->control.event_inj = test_random() & (EVENT_V | 0x71f | bit);
-		break;
-	case 19:
-		v->control.int_ctl ^= (u32)V_NMI_ENABLE;
-		break;
-	case 20:
-		v->control.np_ctl ^= NP_ENABLE;
-		break;
-	case 21:
-		v->control.nested_cr3 ^= bit;
-		break;
-	case 22:
-		v->save.g_pat ^= bit;
-		break;
-	case 23:
-		v->save.efer ^= EFER_LME;
-		break;
-	case 24:
-		v->save.cr4 ^= CR4_CET;
-		v->save.cr0 ^= CR0_WP;
-		break;
-	}
-}
-
 TEST(vmrun_random_against_twin)
 {
 	u64 seen = 0;
 
 	for (int i = 0; i < 300000; i++) {
-		u64 n = test_below(5), broken;
-		struct vmrun_limits lim = limits;
-		enum vmrun_rule rule;
 		struct vmcb v;
 
-		lim.l1_paging = test_below(16);
-		lim.vnmi = test_below(2);
-		if (test_below(16) == 0) {
-			lim.long_mode = false;
-			lim.efer_mbz |= EFER_LME | EFER_LMA;
-		}
-		valid(&v);
-		while (n--)
-			mutate(&v);
-		broken = naive(&v, &lim);
-		rule = vmrun_check(&v.control, &v.save, &lim);
-		/* the first rule of the list that is broken */
-		CHECK_EQ(rule, broken ? (u64)__builtin_ctzll(broken) : 0);
-		seen |= BIT(rule);
+		naive_valid_vmcb(&v);
+		seen |= BIT(naive_vmrun_once(&v));
 	}
 	/* every rule but PDPTE has been met */
 	CHECK_EQ(seen, BITS(VMRUN_RULE_COUNT - 1, 0) & ~BIT(VMRUN_RULE_PDPTE));
@@ -345,7 +167,7 @@ TEST(vmrun_pdptes)
 	u64 *table = (u64 *)(ram + 0x1020);
 	struct vmcb v;
 
-	valid(&v);
+	naive_valid_vmcb(&v);
 	v.control.np_ctl = 0;
 	v.save.efer = EFER_SVME;
 	v.save.cr3 = 0x1020 | 0x18; /* PWT and PCD are no address bits */
