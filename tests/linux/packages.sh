@@ -49,16 +49,21 @@ perf_binary() {
 	return 1
 }
 
-# user_space FOLDER INIT: what the initramfs of every kernel has, and INIT as its first process.
+# small_user_space FOLDER INIT: busybox, and INIT as the first process.
+small_user_space() {
+	mkdir -p "$1"/{bin,dev,proc,sys,tmp}
+	install -m 755 "$2" "$1/init"
+	install -m 644 "$root/tests/linux/init.sh" "$1/init.sh"
+	add_program "$(type -P busybox)" busybox "$1"
+}
+
+# user_space FOLDER INIT: also perf, and something to count.
 user_space() {
-	local dir=$1 perf
+	local perf
 	perf=$(perf_binary) || die "no perf program found: run tools/setup linux"
-	mkdir -p "$dir"/{bin,dev,proc,sys,tmp}
-	install -m 755 "$2" "$dir/init"
-	install -m 644 "$root/tests/linux/init.sh" "$dir/init.sh"
-	add_program "$(type -P busybox)" busybox "$dir"
-	add_program "$perf" perf "$dir"
-	gcc -nostdlib -static -Wl,--build-id=none -o "$dir/bin/loop" "$root/tests/linux/loop.S"
+	small_user_space "$1" "$2"
+	add_program "$perf" perf "$1"
+	gcc -nostdlib -static -Wl,--build-id=none -o "$1/bin/loop" "$root/tests/linux/loop.S"
 }
 
 # add_module TREE NAME FOLDER: the module plain, so that any insmod can load it. None if built in.
