@@ -3,6 +3,7 @@
  * The exit path. One table says who handles an exit and how long its instruction is; one place applies the verdict: the
  * only code that moves RIP or injects an event for L0.
  */
+#include "hv/core/event.h"
 #include "hv/core/insn.h"
 #include "hv/cpu.h"
 #include "hv/known.h"
@@ -10,6 +11,7 @@
 #include "hv/memory.h"
 #include "hv/vcpu.h"
 #include "x86/cr.h"
+#include "x86/msr.h"
 
 struct exit_entry {
 	u32 (*handle)(struct vcpu *v);
@@ -31,6 +33,7 @@ static const struct exit_entry exits[] = {
 	[VMEXIT_EXCEPTION(VEC_GP)] = {exit_gp, NO_LENGTH},
 	[VMEXIT_INTR] = {exit_intr, NO_LENGTH},
 	[VMEXIT_NMI] = {exit_nmi, NO_LENGTH},
+	[VMEXIT_INIT] = {exit_init, NO_LENGTH},
 	[VMEXIT_VINTR] = {exit_intr, NO_LENGTH},
 	[VMEXIT_RDPMC] = {exit_rdpmc, TWO(0x33)},
 	[VMEXIT_CPUID] = {exit_cpuid, TWO(0xa2)},
@@ -248,6 +251,32 @@ static void deliver_nmi(struct vcpu *v)
 	vcpu_set_eventinj(v, VEC_NMI | EVENT_TYPE_NMI | EVENT_V);
 }
 
+/* An INIT that L0 took, as soon as GIF allows. */
+static void deliver_init(struct vcpu *v)
+{
+	switch (event_init_fate(v->gif, vcpu_in_l2(v),
+				vmcb_intercepts(&v->nested.ctl, INTERCEPT(INIT)),
+				v->vm_cr & VM_CR_R_INIT)) {
+	case EVENT_INIT_HELD:
+		return;
+	case EVENT_INIT_EXIT:
+		nested_vmexit_made(v, VMEXIT_INIT, 0, 0);
+		return;
+	case EVENT_INIT_SX:
+		if (v->vmcb->control.event_inj & EVENT_V)
+			return;
+		vcpu_clr_special(v, SPECIAL_INIT);
+		if (vcpu_in_l2(v) && vmcb_intercepts(&v->nested.ctl, INTERCEPT_EXCEPTION(VEC_SX)))
+			nested_vmexit_made(v, VMEXIT_EXCEPTION(VEC_SX), 1, 0);
+		else
+			vcpu_set_eventinj(v, event_exception(VEC_SX, true, 1));
+		return;
+	case EVENT_INIT_RESET:
+		vcpu_clr_special(v, SPECIAL_INIT);
+		vcpu_init_state(v);
+	}
+}
+
 static ALWAYS_INLINE void apply(struct vcpu *v, u32 verdict, bool guest_only)
 {
 	if (likely(verdict == ADVANCE)) {
@@ -329,6 +358,8 @@ void vcpu_exit_special(struct vcpu *v)
 		reflect(v, code);
 	else
 		apply(v, handle(v, code), guest_only);
+	if (v->special & SPECIAL_INIT)
+		deliver_init(v);
 	if (v->special & SPECIAL_NMI)
 		deliver_nmi(v);
 	if (guest_only)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Exits of instructions that any guest may use: CPUID, MSRs, RDPMC, HLT, MOV CR8, VMMCALL; and what is one CPU's own. */
+#include "hv/core/event.h"
 #include "hv/core/insn.h"
 #include "hv/core/merge.h"
 #include "hv/cpu.h"
@@ -113,6 +114,20 @@ static u64 guest_efer(const struct vcpu *v)
 	return vcpu_in_l2(v) || v->svme ? efer : efer & ~EFER_SVME;
 }
 
+void vcpu_set_svme(struct vcpu *v, bool svme)
+{
+	struct vmcb_control *c = &v->vmcb01->control;
+
+	v->svme = svme;
+	v->svme_toggles++;
+	if (svme)
+		vmcb_clr_intercept(c, INTERCEPT_EXCEPTION(VEC_GP));
+	else
+		vmcb_set_intercept(c, INTERCEPT_EXCEPTION(VEC_GP)); /* exit_gp() */
+	pmu_svme_toggle(&v->pmu, svme);
+	pmu_commit(&v->pmu);
+}
+
 static NOINLINE u32 write_efer(struct vcpu *v, u64 value)
 {
 	struct vmcb_save *s = &v->vmcb->save;
@@ -129,17 +144,8 @@ static NOINLINE u32 write_efer(struct vcpu *v, u64 value)
 		vcpu_shutdown(v, "L2-cleared-SVME");
 	/* LMA is the CPU's; the real SVME stays 1 */
 	s->efer = (value & ~EFER_LMA) | (s->efer & EFER_LMA) | EFER_SVME;
-	if (!vcpu_in_l2(v) && svme != v->svme) {
-		v->svme = svme;
-		v->svme_toggles++;
-		if (svme)
-			vmcb_clr_intercept(&v->vmcb01->control, INTERCEPT_EXCEPTION(VEC_GP));
-		else
-			vmcb_set_intercept(&v->vmcb01->control,
-					   INTERCEPT_EXCEPTION(VEC_GP)); /* exit_gp() */
-		pmu_svme_toggle(&v->pmu, svme);
-		pmu_commit(&v->pmu);
-	}
+	if (!vcpu_in_l2(v) && svme != v->svme)
+		vcpu_set_svme(v, svme);
 	return ADVANCE;
 }
 
@@ -151,7 +157,7 @@ static u32 write_vm_cr(struct vcpu *v, u64 value)
 		return INJECT_GP;
 	if ((value & VM_CR_SVMDIS) && (v->svme || vcpu_in_l2(v)))
 		return INJECT_GP; /* whatever LOCK says, APM2 §15.30.1 */
-	if (value & (VM_CR_DPD | VM_CR_R_INIT | VM_CR_DIS_A20M))
+	if (value & (VM_CR_DPD | VM_CR_DIS_A20M))
 		log_guest("event=vm_cr value=%lx effect=none", value);
 	v->vm_cr = (v->vm_cr & fixed) | (value & ~fixed);
 	return ADVANCE;
@@ -527,18 +533,64 @@ u32 exit_intr(struct vcpu *v)
 	return RESUME;
 }
 
-u32 exit_nmi(struct vcpu *v)
+/* What would exit again and again: L0 takes it, and owes it. */
+static void take_events(struct vcpu *v)
 {
-	if (v->gif)
-		return RESUME; /* as exit_intr() */
-	/* L1 has GIF=0. It would exit again and again: L0 takes it, and L1 gets it with GIF=1 */
 	cpu_cli();
 	v->host_if = false;
 	nmi_seen = 0;
-	nmi_window();
+	init_seen = 0;
+	event_window();
 	if (nmi_seen)
 		vcpu_set_special(v, SPECIAL_NMI);
+	if (init_seen)
+		vcpu_set_special(v, SPECIAL_INIT);
+}
+
+u32 exit_nmi(struct vcpu *v)
+{
+	if (!v->gif)
+		take_events(v);
+	return RESUME; /* with GIF=1 as exit_intr() */
+}
+
+/* INIT is L1's as its own VM_CR, GIF and intercepts say: deliver_init(). */
+u32 exit_init(struct vcpu *v)
+{
+	u64 vm_cr = cpu_rdmsr(MSR_VM_CR);
+
+	cpu_wrmsr(MSR_VM_CR, vm_cr | VM_CR_R_INIT);
+	take_events(v);
+	cpu_wrmsr(MSR_VM_CR, vm_cr);
+	if (!(v->special & SPECIAL_INIT)) {
+		log_warn("event=init note=\"not redirected by VM_CR.R_INIT: the CPU takes it\"");
+		v->l0_intercepts[INTERCEPT(INIT) / 32] &= ~(1u << INTERCEPT(INIT) % 32);
+		vcpu_reset_intercepts(v);
+	}
 	return RESUME;
+}
+
+/* FS, GS, TR and LDTR are in the CPU, and move by VMSAVE and VMLOAD. */
+void vcpu_init_state(struct vcpu *v)
+{
+	struct vmcb *vmcb = v->vmcb01;
+
+	log_info("event=init level=%s", vcpu_in_l2(v) ? "L2" : "L1");
+	if (vcpu_in_l2(v))
+		nested_leave(v);
+	cpu_vmsave(v->vmcb01_hpa);
+	event_init_state(&vmcb->save);
+	cpu_vmload(v->vmcb01_hpa);
+	for (unsigned int i = 0; i < GPR_COUNT; i++)
+		v->gpr[i] = 0;
+	v->gpr[GPR_RDX] = cpu_cpuid(CPUID_FEATURES, 0).eax;
+	vmcb->control.int_state = 0;
+	vmcb->control.event_inj = 0;
+	vcpu_release_l1(v);
+	if (!(v->vm_cr & VM_CR_LOCK))
+		v->vm_cr &= ~(u64)VM_CR_SVMDIS;
+	if (v->svme)
+		vcpu_set_svme(v, false);
 }
 
 void halt_end(struct vcpu *v)

@@ -65,10 +65,11 @@ void nested_intercept_pmu(bool counters)
 
 void nested_init(struct vcpu *v)
 {
+	/* INIT: on QEMU's TCG, which does not hold it, the CPU is reset all the same */
 	static const u32 always[] = {
-		INTERCEPT(CPUID),   INTERCEPT(MSR),    INTERCEPT(SHUTDOWN), INTERCEPT(VMRUN),
-		INTERCEPT(VMMCALL), INTERCEPT(VMLOAD), INTERCEPT(VMSAVE),   INTERCEPT(STGI),
-		INTERCEPT(CLGI),    INTERCEPT(SKINIT), INTERCEPT(INVLPGA),
+		INTERCEPT(INIT),  INTERCEPT(CPUID),   INTERCEPT(MSR),	 INTERCEPT(SHUTDOWN),
+		INTERCEPT(VMRUN), INTERCEPT(VMMCALL), INTERCEPT(VMLOAD), INTERCEPT(VMSAVE),
+		INTERCEPT(STGI),  INTERCEPT(CLGI),    INTERCEPT(SKINIT), INTERCEPT(INVLPGA),
 	};
 	void *pages = memory_pages(CORE_SHADOW_PAGES);
 	struct vmcb_control *c = &v->vmcb02->control;
@@ -351,8 +352,7 @@ bool nested_event_is_injected(const struct vcpu *v)
 	       !((v->vmcb->control.exit_int_info ^ v->nested.injected) & (EVENT_VECTOR | EVENT_V));
 }
 
-/* Back to L1, behind its VMRUN. */
-static ALWAYS_INLINE void enter_l1(struct vcpu *v)
+static ALWAYS_INLINE void leave_l2(struct vcpu *v)
 {
 	vcpu_clr_special(v, SPECIAL_L2);
 	v->vmcb = v->vmcb01;
@@ -363,6 +363,19 @@ static ALWAYS_INLINE void enter_l1(struct vcpu *v)
 	v->transitions++;
 	pmu_nested_transition(&v->pmu, false);
 	pmu_commit(&v->pmu);
+}
+
+void nested_leave(struct vcpu *v)
+{
+	if (v->special & SPECIAL_STEP)
+		step_end(v);
+	leave_l2(v);
+}
+
+/* Back to L1, behind its VMRUN. */
+static ALWAYS_INLINE void enter_l1(struct vcpu *v)
+{
+	leave_l2(v);
 	l1_after_vmexit(v);
 }
 

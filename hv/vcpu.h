@@ -40,6 +40,7 @@ enum gpr {
 #define SPECIAL_HALT BIT(1)  /* the guest is in HLT: the time until the exit is not counted */
 #define SPECIAL_STEP BIT(2)  /* one instruction runs by itself: step_begin() */
 #define SPECIAL_NMI BIT(3)   /* an NMI that L0 took while L1 had GIF=0 is owed to L1 or L2 */
+#define SPECIAL_INIT BIT(6)  /* the same for an INIT */
 #define SPECIAL_ENTRY BIT(4) /* EVENTINJ or TLB_CONTROL were set for one VMRUN */
 #define SPECIAL_SOFT_EVENT                                                                         \
 	BIT(5)	      /* an INTn, INT3 or INTO of L1's is injected on a CPU without NRIPS */
@@ -173,8 +174,8 @@ enum verdict {
 /* vmrun.asm */
 NORETURN void vmrun_loop(struct vcpu *v);
 void vmrun_probe(struct vcpu *v);
-void nmi_window(void);
-extern u8 nmi_seen;
+void event_window(void);
+extern u8 nmi_seen, init_seen;
 
 /* exit.c */
 void exit_special(struct vcpu *v); /* vmrun.asm */
@@ -213,6 +214,10 @@ void vcpu_flush_tlb(struct vcpu *v);
 
 /* exit_cpu.c */
 void halt_end(struct vcpu *v);
+/* After a change of EFER.SVME. */
+void vcpu_set_svme(struct vcpu *v, bool svme);
+/* L1's CPU after INIT. */
+void vcpu_init_state(struct vcpu *v);
 /* L2's STGI and CLGI: of its virtual GIF, if L1 has given it one (APM2 §15.33.2). */
 void nested_set_gif(struct vcpu *v, bool gif);
 void nested_hold_virq(struct vcpu *v, bool hold);
@@ -250,6 +255,7 @@ u32 exit_npf(struct vcpu *v);
 u32 exit_db(struct vcpu *v);
 u32 exit_gp(struct vcpu *v);
 u32 exit_nmi(struct vcpu *v);
+u32 exit_init(struct vcpu *v);
 u32 exit_intr(struct vcpu *v);
 u32 exit_cr_read(struct vcpu *v);
 u32 exit_cr8_write(struct vcpu *v);
@@ -287,6 +293,8 @@ void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2);
 void nested_vmexit_made(struct vcpu *v, u64 code, u64 info1, u64 info2);
 /* EVENTINJ of vmcb12, or the same event again after an exit that cut its delivery off. */
 void nested_inject(struct vcpu *v, u64 event);
+/* Out of L2 without a #VMEXIT: L1's CPU gets another state anyway. */
+void nested_leave(struct vcpu *v);
 /* At the exit of SPECIAL_SOFT_EVENT. */
 void nested_inject_end(struct vcpu *v);
 /* #VMEXIT to L1 because the CPU refused vmcb02, though vmrun_check() had passed it. */

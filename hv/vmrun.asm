@@ -164,9 +164,9 @@ load_tables:
 .reload:
 	ret
 
-; void nmi_window(void): lets one pending NMI in. Only here is GIF=1 in L0; IF=0.
-global nmi_window
-nmi_window:
+; void event_window(void): lets a pending NMI in, and with VM_CR.R_INIT an INIT, as #SX. Only here is GIF=1 in L0; IF=0.
+global event_window
+event_window:
 	stgi
 	nop
 	nop
@@ -179,6 +179,13 @@ nmi_entry:
 	mov	byte [nmi_seen], 1
 	mov	rax, [rsp]
 	mov	rsp, [rsp + 24]
+	jmp	rax
+
+; #SX in place of INIT; the same, on top of an error code.
+sx_entry:
+	mov	byte [init_seen], 1
+	mov	rax, [rsp + 8]
+	mov	rsp, [rsp + 32]
 	jmp	rax
 
 ; Exceptions in L0. Frame: the pushed GPRs, vector, error code, RIP, CS, RFLAGS, RSP, SS (struct fault_frame).
@@ -260,6 +267,8 @@ fault_entries:
 %rep 32
 %if vector == 2
 	dq	nmi_entry
+%elif vector == 30
+	dq	sx_entry
 %else
 	dq	fault_entry_ %+ vector
 %endif
@@ -267,8 +276,10 @@ fault_entries:
 %endrep
 
 section .data
-global nmi_seen
+global nmi_seen, init_seen
 nmi_seen:
+	db	0
+init_seen:
 	db	0
 
 section .bss

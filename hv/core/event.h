@@ -38,6 +38,24 @@ static inline u64 event_combine(u64 first, u64 second)
 	return second;
 }
 
+/* What INIT does to L1's CPU (APM2 §15.21.8, §15.28, §15.30.1). */
+enum event_init_fate {
+	EVENT_INIT_HELD,  /* GIF=0: later */
+	EVENT_INIT_EXIT,  /* #VMEXIT(INIT) to L1, and it stays pending */
+	EVENT_INIT_SX,	  /* VM_CR.R_INIT: #SX with error code 1 for who runs */
+	EVENT_INIT_RESET, /* event_init_state(), out of L2 as well */
+};
+
+static inline enum event_init_fate event_init_fate(bool gif, bool in_l2, bool l1_intercepts,
+						   bool r_init)
+{
+	if (!gif)
+		return EVENT_INIT_HELD;
+	if (in_l2 && l1_intercepts)
+		return EVENT_INIT_EXIT;
+	return r_init ? EVENT_INIT_SX : EVENT_INIT_RESET;
+}
+
 /* Segment attributes after INIT: writable data or readable code, accessed; an LDT; a busy 16-bit TSS. */
 #define EVENT_INIT_DATA ((u16)(SEG_ATTR_P | SEG_ATTR_S | 0x3))
 #define EVENT_INIT_CODE ((u16)(SEG_ATTR_P | SEG_ATTR_S | 0xb))

@@ -117,3 +117,17 @@ TEST(event_init_sets_the_state_of_table_14_1)
 	event_init_state(&s);
 	CHECK_EQ(s.cr0, 0x10);
 }
+
+/* Every case of APM2 §15.21.8: GIF first, then L1's intercept, then VM_CR.R_INIT. */
+TEST(event_init_goes_where_gif_intercept_and_r_init_say)
+{
+	for (unsigned int n = 0; n < 16; n++) {
+		bool gif = n & 1, in_l2 = n & 2, intercepts = n & 4, r_init = n & 8;
+		enum event_init_fate fate = event_init_fate(gif, in_l2, intercepts, r_init);
+
+		CHECK_EQ(fate == EVENT_INIT_HELD, !gif);
+		CHECK_EQ(fate == EVENT_INIT_EXIT, gif && in_l2 && intercepts);
+		CHECK_EQ(fate == EVENT_INIT_SX, gif && !(in_l2 && intercepts) && r_init);
+		CHECK_EQ(fate == EVENT_INIT_RESET, gif && !(in_l2 && intercepts) && !r_init);
+	}
+}
