@@ -6,10 +6,11 @@
 #
 #   $label      what is being tested, the second column of a result
 #   $dir        the folder of its logs
+#   $config     more lines for tallyvisor.cfg
 #   $remarks    the comments of a guest that are shown, a regex
 
 : "${root:?}" "${suite:?}"
-label='' dir='' remarks='^$'
+label='' dir='' remarks='^$' config=''
 # shellcheck source=tests/qemu/verdict.sh
 . "$root/tests/qemu/verdict.sh"
 build=${O:-$root/build}
@@ -54,7 +55,7 @@ make_image() {
 	if [[ $machine == bare ]]; then
 		pairs=("EFI/BOOT/BOOTX64.EFI=$images/grubx64.efi")
 	else
-		printf '%s\n' log=debugcon 'next=\EFI\grub\grubx64.efi' >"$tmp/tallyvisor.cfg"
+		printf '%s\n' log=debugcon 'next=\EFI\grub\grubx64.efi' "$config" >"$tmp/tallyvisor.cfg"
 		pairs=("EFI/BOOT/BOOTX64.EFI=$build/tallyvisor.efi" "EFI/BOOT/tallyvisor.cfg=$tmp/tallyvisor.cfg"
 			"EFI/grub/grubx64.efi=$images/grubx64.efi")
 	fi
