@@ -4,9 +4,9 @@
  * kvm-guest.S. Every value that arrives is checked, and every exit that is not expected fails.
  *
  *   kvm-client            the tests, in TAP
- *   kvm-client plan       how many tests that are
+ *   kvm-client quick      without the million exits
  *   kvm-client perf       the tests of HostOnly and GuestOnly counters instead
- *   kvm-client perf-plan  how many those are
+ *   kvm-client plan | quick-plan | perf-plan    how many those are
  *   kvm-client hold       has a machine that does not run, until it is killed
  *
  * Documentation/virt/kvm/api.rst in Linux describes the interface.
@@ -349,19 +349,31 @@ static u8 *io_data(struct machine *m)
 	return (u8 *)m->run + m->run->io.data_offset;
 }
 
-/* check_traps: what the guest's handlers have logged; cr2 is looked at for #PF. docs/testing.md lists
- * the departures of platforms. */
+/* Where QEMU's TCG departs from the manual, and no hypervisor can hide it (docs/testing.md). */
+static void apply_departures(struct trap *seen, const struct trap *expected)
+{
+	if (seen->vector == VECTOR_PF && seen->error == PF_RSVD &&
+	    expected->error == (PF_P | PF_RSVD)) {
+		printf("# departure PF_RESERVED_P: a #PF by a reserved bit lacks P in its error "
+		       "code\n");
+		seen->error |= PF_P;
+	}
+	if (seen->vector == VECTOR_GP && seen->error == 0 && expected->vector == VECTOR_SS &&
+	    expected->error == 0) {
+		printf("# departure STACK_GP: an address that is not canonical is #GP in SS, "
+		       "too\n");
+		seen->vector = VECTOR_SS;
+	}
+}
+
+/* check_traps: what the guest's handlers have logged; cr2 is looked at for #PF. */
 static bool check_traps(struct machine *m, const struct trap *expected, u64 count)
 {
 	struct trap seen;
 
 	for (u64 i = 0; i < count && i < read64(m, GUEST_LOG); i++) {
 		memcpy(&seen, m->memory + GUEST_LOG + 8 + i * sizeof(seen), sizeof(seen));
-		if (seen.vector == VECTOR_PF && seen.error == PF_RSVD &&
-		    expected[i].error == (PF_P | PF_RSVD)) {
-			printf("# departure PF_RESERVED_P: #PF by a reserved bit lacks P\n");
-			seen.error |= PF_P;
-		}
+		apply_departures(&seen, &expected[i]);
 		if (!CHECK(seen.vector == expected[i].vector && seen.error == expected[i].error &&
 				   seen.rip == expected[i].rip &&
 				   (seen.vector != VECTOR_PF || seen.cr2 == expected[i].cr2),
@@ -1063,19 +1075,24 @@ static void test_perf_life(struct machine *m)
 	CHECK_EQ("what H and G miss for three machines", thrice, 3 * once);
 }
 
+/* CPUID and OUT exit, and so do not retire in the guest: 20 others before OUT, 2 after it. */
 static void test_perf_exits(struct machine *m)
 {
+	const u64 rounds = 1000, instructions = 2 + rounds * 20 + (rounds - 1) * 2;
 	struct group g;
-	u32 round = 0;
+	u64 exits, round = 0;
 
 	if (!machine_open(m, guest_exits, false))
 		return;
+	exits = exits_of(m);
 	if (group_open(&g))
-		while (round < 1000 && run_out(m, PORT_DATA))
+		while (round < rounds && run_out(m, PORT_DATA))
 			round++;
 	if (!group_close(&g, "10,000 exits"))
 		return;
-	CHECK(g.count[GUEST] >= 10000, "G is %lu", g.count[GUEST]);
+	exits = exits_of(m) - exits;
+	CHECK_EQ("G less the guest's own instructions and its VMRUNs",
+		 g.count[GUEST] - instructions, exits);
 	CHECK(g.count[HOST] > g.count[GUEST], "H is %lu, less than G", g.count[HOST]);
 }
 
@@ -1101,7 +1118,7 @@ static const struct test tests[] = {
 	{"single steps", test_step},
 	{"breakpoints in DR0 and DR1", test_watch},
 	{"#UD, #DE, #PF, #NP, #GP, #SS, #BP, INT, #DB in the guest", test_exceptions},
-	{"1,000,000 exits", test_exits},
+	{"1,000,000 exits", test_exits}, /* the last: see quick */
 };
 
 static const struct test perf_tests[] = {
@@ -1124,10 +1141,11 @@ int main(int argc, char **argv)
 	const char *what = argc > 1 ? argv[1] : "";
 	bool perf = strncmp(what, "perf", 4) == 0;
 	const struct test *list = perf ? perf_tests : tests;
-	u32 count = (u32)(perf ? sizeof(perf_tests) : sizeof(tests)) / (u32)sizeof(*list);
+	bool quick = strcmp(what, "quick") == 0 || strcmp(what, "quick-plan") == 0;
+	u32 count = (u32)(perf ? sizeof(perf_tests) : sizeof(tests)) / (u32)sizeof(*list) - quick;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	if (strcmp(what, "plan") == 0 || strcmp(what, "perf-plan") == 0) {
+	if (strstr(what, "plan")) {
 		printf("%u\n", count);
 		return 0;
 	}
