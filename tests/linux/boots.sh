@@ -151,8 +151,8 @@ kernel_log() {
 warnings() { awk -F '[<>]' '$2 % 8 <= 4' | LC_ALL=C sort -u; }
 
 # What Linux says, on Tallyvisor and bare alike, when this machine is busy while Linux calibrates its
-# clocks; in the boots with the instruction clock (*-icount) it cannot happen.
-BUSY='Unable to calibrate against PIT|APIC calibration not consistent|Marking TSC unstable|timekeeping watchdog|clocksource: '
+# clocks or takes an interrupt; in the boots with the instruction clock (*-icount) it cannot happen.
+BUSY='Unable to calibrate against PIT|APIC calibration not consistent|Marking TSC unstable|timekeeping watchdog|clocksource: |hrtimer: interrupt took'
 
 # compare_warnings: a result, from all boots named hv-* against all named bare-*.
 compare_warnings() {
