@@ -106,6 +106,9 @@ $(O)/guest/%.efi: $(O)/guest/%.so
 	$(call say,EFI,$@)
 	$(Q)$(EFI_COPY) $< $@
 
+# a guest of several files
+$(O)/guest/fuzz_vmrun.so: $(call obj,efi,$(wildcard guest/fuzz/*.c))
+
 guests: $(GUESTS:%=$(O)/guest/%.efi)
 
 $(O)/host/%.o: %.c Makefile | deps-host

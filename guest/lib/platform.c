@@ -47,16 +47,19 @@ static const struct {
 #undef X
 };
 
+/* That the lowest has no PMU to leave to its guests is all that tells that TCG is below us. */
+static bool tcg_below(void)
+{
+	return platform.under_us && platform.lowest_backend != TALLY_BACKEND_GUEST_ONLY;
+}
+
 static bool in_scope(enum scope scope)
 {
-	/* That the lowest has no PMU to leave to its guests is all that tells that TCG is below us. */
-	bool tcg_below = platform.under_us && platform.lowest_backend != TALLY_BACKEND_GUEST_ONLY;
-
 	switch (scope) {
 	case TCG_BARE:
 		return platform.tcg;
 	case TCG_BOTH:
-		return platform.tcg || tcg_below;
+		return platform.tcg || tcg_below();
 	default:
 		return platform.under_us;
 	}
@@ -73,4 +76,9 @@ bool departs(enum departure d)
 		     departures[d].text);
 	told[d] = true;
 	return true;
+}
+
+bool departs_below(enum departure d)
+{
+	return departures[d].scope == OURS || platform.tcg || tcg_below();
 }

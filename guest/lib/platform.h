@@ -53,6 +53,24 @@ void platform_probe(void);
 	  "exceptions")                                                                            \
 	X(INVALID_32, TCG_BARE, "VMEXIT_INVALID is written as 32 bits (QEMU 10.0.2; not all)")     \
 	X(INVALID_SAVES, TCG_BARE, "a refused VMRUN overwrites the save area of the VMCB")         \
+	X(EXITINTINFO_RESERVED, TCG_BARE, "bits 30:12 of EVENTINJ come back in EXITINTINFO")       \
+	X(PF_RESERVED_P, TCG_BOTH, "a #PF by a reserved bit lacks P in its error code")            \
+	X(RF_STAYS, TCG_BOTH, "RFLAGS.RF is not cleared by every instruction that completes")      \
+	X(NPT_1G_A, TCG_BARE,                                                                      \
+	  "A of a nested 1-GByte leaf is set by an access that it does not allow")                 \
+	X(INT_STATE_RESERVED, TCG_BARE,                                                            \
+	  "reserved bits 63:32 of INTERRUPT_SHADOW's field are kept")                              \
+	X(VIRQ_FAULT, TCG_BOTH, "V_IRQ is still set when the delivery of its interrupt faults")    \
+	X(PDPTE_A, TCG_BOTH, "A is set in a PDPTE of PAE paging, where it is reserved")            \
+	X(EFER_LMA, TCG_BARE, "VMRUN takes EFER.LMA as it is and does not compute it")             \
+	X(VMEXIT_WITHOUT_PAE, TCG_BOTH,                                                            \
+	  "#VMEXIT from LME=1, PG=0, PAE=0 leaves the host without paging")                        \
+	X(MSR_RCX, TCG_BOTH, "the MSR permission map is looked up with all 64 bits of RCX")        \
+	X(BUSY_TSS, TCG_BOTH,                                                                      \
+	  "an interrupt from CPL 3 outside long mode aborts QEMU after VMLOAD of a busy TSS")      \
+	X(VMLOAD_EXITS, TCG_BARE,                                                                  \
+	  "VMLOAD and VMSAVE of L2 exit without an intercept, but in long mode with "              \
+	  "nested paging")                                                                         \
 	X(G_PAT, TCG_BARE, "L2 has no PAT of its own: G_PAT is ignored")                           \
 	X(VM_CR, TCG_BARE, "VM_CR reads 0 and ignores writes")                                     \
 	X(INT3_TYPE, TCG_BOTH, "EXITINTINFO of INT3 has the type of INTn")                         \
@@ -82,5 +100,7 @@ enum departure {
 
 /* True if this platform departs from the manual so; it is then printed, once per guest. */
 bool departs(enum departure d);
+/* True if it or, under our hypervisor, the platform below does: for what two runs have to do in the same way. */
+bool departs_below(enum departure d);
 
 #endif

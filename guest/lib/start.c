@@ -35,6 +35,9 @@ void segments_restore(const struct firmware_segments *s, const struct table_regi
 static EFI_HANDLE image_handle;
 static EFI_SYSTEM_TABLE *system_table;
 static struct paging page_tables;
+static bool fixed_memory_taken;
+
+__attribute__((weak)) const struct fixed_memory guest_fixed_memory = {0, 0};
 
 static struct {
 	struct table_register gdtr, idtr;
@@ -47,6 +50,21 @@ static struct {
 u64 image_base(void)
 {
 	return (u64)ImageBase;
+}
+
+bool have_fixed_memory(void)
+{
+	return fixed_memory_taken;
+}
+
+static void fixed_memory_take(void)
+{
+	const struct fixed_memory *want = &guest_fixed_memory;
+	EFI_PHYSICAL_ADDRESS address = want->address;
+
+	fixed_memory_taken = want->bytes && !EFI_ERROR(system_table->BootServices->AllocatePages(
+						    AllocateAddress, EfiLoaderData,
+						    want->bytes / PAGE_SIZE, &address));
 }
 
 static void firmware_leave(void)
@@ -124,6 +142,7 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *table)
 	image_handle = image;
 	system_table = table;
 	platform_probe();
+	fixed_memory_take();
 	firmware_leave();
 	guest_main();
 	guest_exit(tap_finish());

@@ -13,6 +13,16 @@
  */
 NORETURN void guest_exit(enum verdict verdict);
 
+/*
+ * Memory at the same address in every run, whatever the firmware has loaded before: a guest that wants some defines this
+ * object. It is taken from the firmware before guest_main(); false: it was not free.
+ */
+struct fixed_memory {
+	u64 address, bytes;
+};
+extern const struct fixed_memory guest_fixed_memory;
+bool have_fixed_memory(void);
+
 /* Load address of this application, to turn a RIP into an offset of its file. */
 u64 image_base(void);
 

@@ -68,7 +68,7 @@ static void put_number(u64 v, unsigned int base, bool negative, unsigned int wid
 	put_padded(p, (unsigned int)(digits + sizeof(digits) - p), width, left, fill);
 }
 
-static void vprint(const char *f, va_list args)
+void vprint(const char *f, va_list args)
 {
 	for (; *f; f++) {
 		bool left = false, is_long = false;

@@ -11,6 +11,8 @@
 #ifndef GUEST_TAP_H
 #define GUEST_TAP_H
 
+#include <stdarg.h>
+
 #include "types.h"
 
 /* What the debug-exit port is given (QEMU's own status is (code << 1) | 1). */
@@ -25,6 +27,7 @@ void guest_main(void);
 
 /* printf with %s %d %u %x %c, l for 64 bits, width, '-' and '0'. */
 void print(const char *format, ...) PRINTF(1, 2);
+void vprint(const char *format, va_list args);
 /* The same as a TAP comment: "# " in front, a newline behind. */
 void note(const char *format, ...) PRINTF(1, 2);
 
