@@ -93,8 +93,9 @@ enum vmrun_rule vmrun_find_rule(const struct vmcb_control *c, const struct vmcb_
 enum vmrun_rule vmrun_check_pdptes(const struct guest_memory *mem, const struct vmcb_control *c,
 				   const struct vmcb_save *s)
 {
-	/* Bits 2:1, 8:5 and the address bits that do not exist (APM2 figure 5-20). */
-	const u64 mbz = BITS(2, 1) | BITS(8, 5) | ~(mem->limit - 1);
+	/* Bits 2:1, 8:5 and the address bits that do not exist (APM2 figure 5-20); but for A, which QEMU's TCG sets
+	 * there while L2 runs, and so would refuse the next VMRUN. */
+	const u64 mbz = BITS(2, 1) | BITS(8, 6) | ~(mem->limit - 1);
 	/* The table is 32-byte aligned; bits 31:5 of CR3 locate it (APM2 §5.2.2). */
 	const u64 table = s->cr3 & BITS(31, 5);
 

@@ -258,6 +258,8 @@ static int walk_tables(const struct guest_space *space, const struct walk_state 
 			return error;
 		entry = read_entry(space->mem, &mode, at);
 		leaf = is_leaf(&mode, level, entry);
+		if (is_pdpte(&mode, level))
+			entry &= ~PTE_A; /* QEMU's TCG sets it there, too */
 		if (!(entry & PTE_P) || (entry & reserved_bits(&mode, level, leaf)))
 			return -E_FAULT;
 		if (leaf) {

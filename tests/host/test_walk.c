@@ -475,6 +475,17 @@ TEST(walk_guest_special)
 	CHECK_EQ(walk_guest(&mem, &st, 0, &gpa, &bytes), -E_FAULT);
 	CHECK_EQ(guest_read64(&mem, LIMIT), ~0ull);
 	CHECK_EQ(guest_read32(&mem, LIMIT + 4), 0xffffffff);
+
+	/* A in a PDPTE of PAE paging is reserved, but QEMU's TCG sets it */
+	st = (struct walk_state){CR0_PE | CR0_PG, 0, CR4_PAE, 0};
+	for (unsigned int bit = 1; bit < 9; bit++) {
+		const u64 pdpte = 0x1000 | PTE_P | BIT(bit), pde = PTE_P | PTE_PS;
+
+		memcpy(mem.base, &pdpte, 8);
+		memcpy(mem.base + 0x1000, &pde, 8);
+		CHECK_EQ(walk_guest(&mem, &st, 0x123, &gpa, &bytes),
+			 bit >= 3 && bit <= 5 ? 0 : -E_FAULT);
+	}
 }
 
 TEST(walk_guest2_random)
