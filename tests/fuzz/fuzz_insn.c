@@ -6,9 +6,8 @@
 #include "hv/core/operand.h"
 #include "x86/cr.h"
 #include "fuzz.h"
+#include "random_insn.h"
 #include "zydis.h"
-
-#define BYTES 20 /* more than an instruction can have */
 
 static bool is_rex(enum insn_mode mode, u8 byte)
 {
@@ -21,24 +20,6 @@ static bool is_prefix(enum insn_mode mode, u8 byte)
 				    0x2e, 0x36, 0x3e, 0x64, 0x65};
 
 	return is_rex(mode, byte) || memchr(legacy, byte, sizeof(legacy));
-}
-
-/* Prefixes and an opcode map more often than chance would have them. */
-static void random_insn(u8 bytes[BYTES])
-{
-	static const u8 prefixes[] = {0x66, 0x67, 0xf0, 0xf2, 0xf3, 0x26, 0x2e, 0x36,
-				      0x3e, 0x64, 0x65, 0x40, 0x41, 0x42, 0x44, 0x48};
-	unsigned int map = (unsigned int)test_below(8), at = 0;
-
-	for (u64 n = test_below(8) ? test_below(3) : test_below(15); n; n--)
-		bytes[at++] = prefixes[test_below(sizeof(prefixes))];
-	if (map >= 4)
-		bytes[at++] = 0x0f;
-	if (map == 6)
-		bytes[at++] = 0x38;
-	if (map == 7)
-		bytes[at++] = 0x3a;
-	fuzz_bytes(bytes + at, BYTES - at);
 }
 
 /* ---- where the two may differ ---- */
@@ -58,20 +39,20 @@ static unsigned int copy_prefixes(enum insn_mode mode, const u8 *bytes, u8 *to, 
 
 /* LOCK where it is not allowed is #UD, which the decoder does not judge, or another register (CR8). Then zydis is asked
  * again, without it. *dropped: how many bytes were left out. */
-static ZyanStatus decode_unlocked(struct zydis *z, enum insn_mode mode, const u8 bytes[BYTES],
-				  unsigned int *dropped)
+static ZyanStatus decode_unlocked(struct zydis *z, enum insn_mode mode,
+				  const u8 bytes[RANDOM_INSN_BYTES], unsigned int *dropped)
 {
-	ZyanStatus status = zydis_decode(z, mode, bytes, BYTES);
+	ZyanStatus status = zydis_decode(z, mode, bytes, RANDOM_INSN_BYTES);
 	unsigned int prefixes, left;
-	u8 rest[BYTES];
+	u8 rest[RANDOM_INSN_BYTES];
 
 	*dropped = 0;
 	if (status != ZYDIS_STATUS_ILLEGAL_LOCK)
 		return status;
 	left = copy_prefixes(mode, bytes, rest, &prefixes);
 	*dropped = prefixes - left;
-	memcpy(rest + left, bytes + prefixes, BYTES - prefixes);
-	return zydis_decode(z, mode, rest, BYTES - *dropped);
+	memcpy(rest + left, bytes + prefixes, RANDOM_INSN_BYTES - prefixes);
+	return zydis_decode(z, mode, rest, RANDOM_INSN_BYTES - *dropped);
 }
 
 /* Legacy encodings that are no instructions of AMD's: GETSEC, VMREAD, and VIA's PadLock. */
@@ -131,7 +112,7 @@ static bool zydis_takes_r13d(const struct insn *insn)
 
 static void check_prefixes(enum insn_mode mode, const struct insn *insn, const u8 *bytes)
 {
-	u8 plain[BYTES], seen = 0, segment;
+	u8 plain[RANDOM_INSN_BYTES], seen = 0, segment;
 	unsigned int prefixes, n = copy_prefixes(mode, bytes, plain, &prefixes);
 	struct zydis z;
 
@@ -271,13 +252,13 @@ void fuzz_one(void)
 	enum insn_mode mode = (enum insn_mode)test_below(3);
 	size_t n = test_below(4) ? INSN_MAX_BYTES + 1 : test_below(INSN_MAX_BYTES + 1);
 	struct insn insn, whole;
-	u8 bytes[BYTES], *exact;
+	u8 bytes[RANDOM_INSN_BYTES], *exact;
 	unsigned int dropped;
 	int error, error_whole;
 	ZyanStatus status;
 	struct zydis z;
 
-	random_insn(bytes);
+	random_insn(mode, bytes);
 	error_whole = insn_length(bytes, INSN_MAX_BYTES + 1, mode, &whole);
 	/* in memory of just that size, so that reading beyond it is seen */
 	exact = malloc(n);

@@ -4,11 +4,12 @@
 #include "x86/cr.h"
 #include "tests/host/operand_naive.h"
 #include "fuzz.h"
+#include "random_insn.h"
 
 void fuzz_one(void)
 {
 	enum insn_mode mode;
-	u8 bytes[INSN_MAX_BYTES];
+	u8 bytes[RANDOM_INSN_BYTES];
 	struct vmcb_save s;
 	struct insn insn;
 	u64 gpr[16], base[2], rip, code;
@@ -16,7 +17,7 @@ void fuzz_one(void)
 	fuzz_bytes(&s, sizeof(s));
 	mode = (s.efer & EFER_LMA) && (s.cs.attrib & SEG_ATTR_L) ? INSN_64
 								 : (enum insn_mode)test_below(2);
-	fuzz_bytes(bytes, sizeof(bytes));
+	random_insn(mode, bytes);
 	if (test_below(4) == 0) { /* the instructions that decode assists are for */
 		static const u8 opcodes[] = {0x20, 0x21, 0x22, 0x23, 0x01, 0x06, 0xcd};
 

@@ -3,19 +3,8 @@
 #include <string.h>
 
 #include "hv/core/msrpm.h"
+#include "route_naive.h"
 #include "test.h"
-
-/* Byte offset of an MSR in the map, straight from APM2 table 15-8, or -1. */
-static int naive_byte(u32 msr)
-{
-	if (msr <= 0x1fff)
-		return (int)(msr / 4);
-	if (msr >= 0xc0000000 && msr <= 0xc0001fff)
-		return (int)(0x800 + (msr - 0xc0000000) / 4);
-	if (msr >= 0xc0010000 && msr <= 0xc0011fff)
-		return (int)(0x1000 + (msr - 0xc0010000) / 4);
-	return -1;
-}
 
 TEST(msrpm_every_msr)
 {
@@ -28,7 +17,7 @@ TEST(msrpm_every_msr)
 
 		for (u32 i = 0; i < (block == 3 ? 0x100 : 0x2200); i++) {
 			u32 msr = first + i;
-			int byte = naive_byte(msr);
+			int byte = naive_msrpm_byte(msr);
 
 			if (byte < 0) {
 				CHECK_EQ(msrpm_bit(msr), -E_RANGE);
