@@ -296,6 +296,8 @@ enum shadow_result shadow_fault(struct shadow *sh, struct shadow_space *space, u
 	*out = (struct shadow_fault){0};
 	if (gpa >> (shift_of(ROOT_LEVEL) +
 		    9)) { /* only with 5-level tables: not present for a 4-level CPU */
+		if (!space->mode.nxe && !space->mode.smep)
+			access &= ~(u32)PFERR_ID;
 		out->error_code = PFERR_U | access;
 		return SHADOW_REFLECT;
 	}

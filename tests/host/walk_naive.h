@@ -325,6 +325,9 @@ static inline u64 random_entry(const struct npt_mode *mode, unsigned int odds)
 		if (odds <= 100 || test_below(4) == 0)
 			e |= test_below(8) << 30 | (test_below(2) ? test_below(512) << 21 : 0);
 		e &= ~(test_below(4) ? BITS(29, 13) & (test_below(2) ? ~0ull : BITS(20, 13)) : 0);
+	} else if (test_below(odds > 100 ? 64 : 16) == 0) {
+		/* a page next to 1 GByte, where test_shadow.c's hole is */
+		e = (e & ~BITS(14, 12)) | (0x40000 + test_below(0x900)) << 12;
 	}
 	e |= test_random() & (PTE_PWT | PTE_PCD | PTE_A | PTE_D);
 	if (test_below(4) == 0)
