@@ -10,13 +10,39 @@
 #include "hv/vcpu.h"
 #include "x86/cr.h"
 
+/* So many lines for each kind of touch and level: one that a guest repeats at will must not hide the others. */
+#define LINES_PER_KIND 8
+
+/* `what` is a literal, of which there are a dozen; the linker makes equal ones the same. */
+static void log_touch(struct vcpu *v, u64 gpa, const char *what)
+{
+	static struct {
+		const char *what;
+		u32 lines[2];
+	} kinds[16];
+	bool l2 = vcpu_in_l2(v);
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(kinds); i++) {
+		u32 *lines = &kinds[i].lines[l2];
+
+		if (!kinds[i].what)
+			kinds[i].what = what;
+		if (kinds[i].what != what)
+			continue;
+		if (*lines < LINES_PER_KIND && ++*lines)
+			log_warn("event=hole level=%s what=%s gpa=%lx rip=%lx%s", l2 ? "L2" : "L1",
+				 what, gpa, v->vmcb->save.rip,
+				 *lines == LINES_PER_KIND ? " (further ones are not logged)" : "");
+		return;
+	}
+}
+
 bool vcpu_names_hole(struct vcpu *v, u64 gpa, u64 bytes, const char *what)
 {
 	if (gpa >= v->hole.end || gpa + bytes <= v->hole.start)
 		return false;
 	v->hole_accesses++;
-	log_guest("event=hole level=%s what=%s gpa=%lx rip=%lx", vcpu_in_l2(v) ? "L2" : "L1", what,
-		  gpa, v->vmcb->save.rip);
+	log_touch(v, gpa, what);
 	return true;
 }
 
