@@ -159,6 +159,9 @@ test-qemu: all | deps-qemu ## every guest in QEMU, bare and under Tallyvisor
 bench: all | deps-qemu ## instructions per exit, and their limits
 	$(Q)O=$(O) tests/qemu/bench
 
+hostile: all | deps-qemu ## an L1 that does everything wrong for TIME=600 seconds, seen from inside and outside
+	$(Q)O=$(O) TIME=$(TIME) SEED=$(SEED) tests/qemu/hostile
+
 test-linux: all | deps-qemu deps-linux ## stock GRUB and Debian kernels with perf on top
 	$(Q)O=$(O) tests/linux/run
 
@@ -192,7 +195,7 @@ deps:
 deps-%:
 	@tools/setup $*
 
-.PHONY: all guests run test test-host fuzz fuzz-host test-qemu test-linux test-l1 bench check format image debug clean help deps
+.PHONY: all guests run test test-host fuzz fuzz-host test-qemu test-linux test-l1 bench hostile check format image debug clean help deps
 .SECONDARY:
 export ACCEL QEMU OVMF FUZZ_RUNS FUZZ_SECONDS
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -89,6 +89,9 @@ void platform_probe(void);
 	X(VIRQ_KEPT, TCG_BARE, "V_IRQ is still set when the delivery of its interrupt exits")      \
 	X(NMI_AFTER_INJECTION, OURS,                                                               \
 	  "an NMI that GIF=0 held, while EVENTINJ is in use, comes an exit later")                 \
+	X(FRAME_IN_REGION, OURS,                                                                   \
+	  "an exception's frame pushed into the hypervisor's memory can be read "                  \
+	  "there until the next exit")                                                             \
 	X(TPR_WHILE_GIF0, OURS,                                                                    \
 	  "while GIF=0, CR8 does not show what is written to the APIC's TPR register")
 

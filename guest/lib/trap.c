@@ -40,6 +40,9 @@ static u64 gdt[] = {
 	0x00cf9b000000ffffull, /* GDT_CODE32 */
 	0,		       /* GDT_TSS, 16 bytes */
 	0,
+	0x00cffb000000ffffull, /* GDT_USER_CODE32 */
+	0x008f9b000000ffffull, /* GDT_CODE16 */
+	0x008ffb000000ffffull, /* GDT_USER_CODE16 */
 };
 
 void idt_gate_set(struct idt_gate *gate, const void *handler, u8 dpl)

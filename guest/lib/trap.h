@@ -15,6 +15,9 @@
 #define GDT_USER_CODE 0x23u
 #define GDT_CODE32 0x28u
 #define GDT_TSS 0x30u
+#define GDT_USER_CODE32 0x43u
+#define GDT_CODE16 0x48u /* flat: 4 GByte, unlike the firmware's */
+#define GDT_USER_CODE16 0x53u
 
 #define VEC_NONE 0x100u	     /* no exception */
 #define VEC_TRY_RETURN 0x80u /* INT of user code that came to its end */
