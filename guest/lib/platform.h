@@ -83,6 +83,9 @@ void platform_probe(void);
 	X(NO_MEMORY_ABORT, TCG_BOTH,                                                               \
 	  "VMLOAD and VMSAVE of an address without memory abort QEMU under -icount")               \
 	X(ADDRESS_16, TCG_BARE, "a 16-bit address size takes EAX, not AX, for SVM instructions")   \
+	X(CR8_VALUE, TCG_BOTH, "MOV to CR8 takes values above 15")                                 \
+	X(DR_PRIORITY, TCG_BOTH, "the intercept of MOV DR comes before its #UD and #GP")           \
+	X(INVD_CPL, TCG_BOTH, "INVD and WBINVD are no #GP at CPL 3")                               \
 	X(EXITINTINFO_TYPE, TCG_BARE,                                                              \
 	  "EXITINTINFO of an interrupt or NMI that the CPU takes itself has "                      \
 	  "the type of an exception")                                                              \
