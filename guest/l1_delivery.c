@@ -16,6 +16,7 @@
 #define VECTOR 0x45u
 #define UNMAPPED (1ull << 40)
 #define BAD_SELECTOR 0x58u	     /* behind the GDT */
+#define NOT_THERE 0x40u		     /* a selector whose segment is not present */
 #define NO_STACK (UNMAPPED + 0x1000) /* what interrupt stack 1 points to */
 
 /* What a delivery touches, each in a page that only this test's nested tables map, at ALIAS. */
@@ -40,6 +41,7 @@ L2_CODE(d_de, "div %ecx");
 L2_CODE(d_load, "mov (%rcx), %rax");
 L2_CODE(d_store, "mov %rax, (%rcx)");
 L2_CODE(d_selector, "mov %ecx, %ds");
+L2_CODE(d_ss, "mov %ecx, %ss");
 L2_CODE(d_iret, "iretq");
 
 extern const u8 l2_event_stubs[];
@@ -125,6 +127,8 @@ static void ready(const u8 *code, bool npt)
 
 	s->idtr = (struct vmcb_seg){.limit = PAGE_SIZE - 1, .base = (u64)pages.idt};
 	s->gdtr.base = (u64)gdt;
+	s->gdtr.limit = NOT_THERE + 7;
+	*(u64 *)(gdt + NOT_THERE) = 0x00cf13000000ffffull; /* a data segment with P=0 */
 	s->rsp = (u64)pages.bytes[STACK] + PAGE_SIZE - 8;
 	if (!npt)
 		return;
@@ -321,6 +325,7 @@ enum fault {
 	NOT_PRESENT, /* #NP */
 	NO_GATE,     /* #GP */
 	BAD_STACK,   /* #PF */
+	NO_TSS,	     /* #TS: an interrupt stack that is not in the TSS */
 };
 
 #define EXT 1u
@@ -481,6 +486,26 @@ static const struct combination {
 	 0,
 	 PFERR_W,
 	 EVENT_V | EVENT_TYPE_EXCEPTION | EVENT_EV | VEC_GP},
+	{"#SS intercepted",
+	 d_ss,
+	 NOT_THERE,
+	 BY_CODE,
+	 {{0, GOOD}},
+	 BIT(VEC_SS),
+	 VMEXIT_EXCEPTION(VEC_SS),
+	 0,
+	 NOT_THERE,
+	 0},
+	{"#TS intercepted while #UD is delivered",
+	 d_ud,
+	 0,
+	 BY_CODE,
+	 {{VEC_UD, NO_TSS}},
+	 BIT(VEC_TS),
+	 VMEXIT_EXCEPTION(VEC_TS),
+	 0,
+	 GDT_TSS,
+	 EVENT_V | EVENT_TYPE_EXCEPTION | VEC_UD},
 	{"#DF intercepted",
 	 d_load,
 	 UNMAPPED,
@@ -507,6 +532,11 @@ static void spoil(const struct combination *k)
 			break;
 		case BAD_STACK:
 			gate->ist = 1;
+			break;
+		case NO_TSS:
+			gate->ist = 1;
+			l2_state.save.tr.limit = 0x10;
+			vmload((u64)&l2_state);
 			break;
 		case GOOD:
 			break;

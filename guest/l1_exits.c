@@ -333,6 +333,57 @@ static void check_exceptions(const void *arg)
 	CHECK_EQ(l2_run_from(x_nops), VMEXIT_VMMCALL);
 }
 
+L2_CODE(x_mf, "fninit\n\tpush $0x37b\n\tfldcw (%rsp)\n\tfld1\n\tfldz\n\tfdivrp\nx_mf_at:\n\tfwait");
+L2_CODE(x_ac, "x_ac_at:\n\tmov 1(%rdi), %eax");
+L2_CODE(x_xf,
+	"push $0x1d80\n\tldmxcsr (%rsp)\n\txorps %xmm0, %xmm0\nx_xf_at:\n\tdivss %xmm0, %xmm0");
+extern const u8 x_mf_at[], x_ac_at[], x_xf_at[];
+
+/* Where the instruction that faults is not the first one. */
+static void check_later_exception(const void *arg)
+{
+	static const struct later {
+		const u8 *code, *at;
+		u32 vector;
+		bool has_error;
+		int departure; /* enum departure, or -1 */
+	} later[] = {
+		{x_mf, x_mf_at, VEC_MF, false, -1},
+		{x_ac, x_ac_at, VEC_AC, true, DEPARTURE_NO_AC_XF},
+		{x_xf, x_xf_at, VEC_XF, false, DEPARTURE_NO_AC_XF},
+	};
+	const struct later *l = &later[(u64)arg];
+	struct vmcb_save *s = &l2.vmcb.save;
+
+	if (l->departure >= 0 && departs((enum departure)l->departure)) {
+		tap_skip("QEMU TCG departs");
+		return;
+	}
+	ready(l->code);
+	l2_intercept(INTERCEPT_EXCEPTION(l->vector));
+	l2.regs.rdi = (u64)l2.stack;
+	s->cr0 |= CR0_NE | CR0_AM;
+	s->cr0 &= ~(CR0_EM | CR0_TS);
+	s->cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT;
+	if (l->vector == VEC_AC) {
+		s->rflags |= BIT(18);
+		s->cs.selector = GDT_USER_CODE;
+		s->cs.attrib |= 3 << 5;
+		s->ss.selector = GDT_USER_DATA;
+		s->ss.attrib |= 3 << 5;
+		s->cpl = 3;
+	}
+	CHECK_EQ(l2_run(), VMEXIT_EXCEPTION(l->vector));
+	CHECK_EQ(s->rip, (u64)l->at);
+	if (l->has_error)
+		CHECK_EQ(l2.vmcb.control.exit_info_1, 0);
+	check_nrip(0);
+	check_bytes(NULL, 0, 0);
+	asm volatile("fninit");
+}
+
+static const char *const later_names[] = {"#MF", "#AC", "#XF"};
+
 static void check_vintr(const void *arg)
 {
 	(void)arg;
@@ -454,7 +505,7 @@ void guest_main(void)
 {
 	u64 fs = rdmsr(MSR_FS_BASE);
 
-	tap_plan(ARRAY_SIZE(operands) + ARRAY_SIZE(others));
+	tap_plan(ARRAY_SIZE(operands) + ARRAY_SIZE(others) + ARRAY_SIZE(later_names));
 	if (!svm_start())
 		return;
 	nrips = platform.svm_edx & SVM_NRIPS;
@@ -465,5 +516,7 @@ void guest_main(void)
 		tap_run(operands[i].name, check_operand, &operands[i]);
 	for (u32 i = 0; i < ARRAY_SIZE(others); i++)
 		tap_run(others[i].name, others[i].run, NULL);
+	for (u64 i = 0; i < ARRAY_SIZE(later_names); i++)
+		tap_run(later_names[i], check_later_exception, (const void *)i);
 	wrmsr(MSR_FS_BASE, fs);
 }

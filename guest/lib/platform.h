@@ -86,6 +86,7 @@ void platform_probe(void);
 	X(CR8_VALUE, TCG_BOTH, "MOV to CR8 takes values above 15")                                 \
 	X(DR_PRIORITY, TCG_BOTH, "the intercept of MOV DR comes before its #UD and #GP")           \
 	X(INVD_CPL, TCG_BOTH, "INVD and WBINVD are no #GP at CPL 3")                               \
+	X(NO_AC_XF, TCG_BOTH, "there is no #AC and no #XF")                                        \
 	X(EXITINTINFO_TYPE, TCG_BARE,                                                              \
 	  "EXITINTINFO of an interrupt or NMI that the CPU takes itself has "                      \
 	  "the type of an exception")                                                              \
