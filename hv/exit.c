@@ -3,7 +3,6 @@
  * The exit path. One table says who handles an exit and how long its instruction is; one place applies the verdict: the
  * only code that moves RIP or injects an event for L0.
  */
-#include "hv/core/event.h"
 #include "hv/core/insn.h"
 #include "hv/cpu.h"
 #include "hv/known.h"
@@ -11,7 +10,6 @@
 #include "hv/memory.h"
 #include "hv/vcpu.h"
 #include "x86/cr.h"
-#include "x86/msr.h"
 
 struct exit_entry {
 	u32 (*handle)(struct vcpu *v);
@@ -238,45 +236,6 @@ static u32 exit_unknown(struct vcpu *v)
 	vcpu_shutdown(v, "unexpected-exit");
 }
 
-/* An NMI that L0 took while L1 had GIF=0 goes to whoever runs now with GIF=1. */
-static void deliver_nmi(struct vcpu *v)
-{
-	if (!v->gif || (v->vmcb->control.event_inj & EVENT_V))
-		return;
-	if (vcpu_in_l2(v) && vmcb_intercepts(&v->nested.ctl, INTERCEPT(NMI))) {
-		nested_vmexit_made(v, VMEXIT_NMI, 0, 0); /* and it stays pending */
-		return;
-	}
-	vcpu_clr_special(v, SPECIAL_NMI);
-	vcpu_set_eventinj(v, VEC_NMI | EVENT_TYPE_NMI | EVENT_V);
-}
-
-/* An INIT that L0 took, as soon as GIF allows. */
-static void deliver_init(struct vcpu *v)
-{
-	switch (event_init_fate(v->gif, vcpu_in_l2(v),
-				vmcb_intercepts(&v->nested.ctl, INTERCEPT(INIT)),
-				v->vm_cr & VM_CR_R_INIT)) {
-	case EVENT_INIT_HELD:
-		return;
-	case EVENT_INIT_EXIT:
-		nested_vmexit_made(v, VMEXIT_INIT, 0, 0);
-		return;
-	case EVENT_INIT_SX:
-		if (v->vmcb->control.event_inj & EVENT_V)
-			return;
-		vcpu_clr_special(v, SPECIAL_INIT);
-		if (vcpu_in_l2(v) && vmcb_intercepts(&v->nested.ctl, INTERCEPT_EXCEPTION(VEC_SX)))
-			nested_vmexit_made(v, VMEXIT_EXCEPTION(VEC_SX), 1, 0);
-		else
-			vcpu_set_eventinj(v, event_exception(VEC_SX, true, 1));
-		return;
-	case EVENT_INIT_RESET:
-		vcpu_clr_special(v, SPECIAL_INIT);
-		vcpu_init_state(v);
-	}
-}
-
 static ALWAYS_INLINE void apply(struct vcpu *v, u32 verdict, bool guest_only)
 {
 	if (likely(verdict == ADVANCE)) {
@@ -358,10 +317,8 @@ void vcpu_exit_special(struct vcpu *v)
 		reflect(v, code);
 	else
 		apply(v, handle(v, code), guest_only);
-	if (v->special & SPECIAL_INIT)
-		deliver_init(v);
-	if (v->special & SPECIAL_NMI)
-		deliver_nmi(v);
+	if (unlikely(v->special & (SPECIAL_INIT | SPECIAL_NMI)))
+		events_deliver(v);
 	if (guest_only)
 		settle_ticks(v);
 }

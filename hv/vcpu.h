@@ -212,12 +212,13 @@ static ALWAYS_INLINE u8 vcpu_flush_asid(const struct vcpu *v)
 /* Asks for a flush of the running guest's translations at the next VMRUN. */
 void vcpu_flush_tlb(struct vcpu *v);
 
-/* exit_cpu.c */
-void halt_end(struct vcpu *v);
-/* After a change of EFER.SVME. */
+/* exit_msr.c: after a change of EFER.SVME */
 void vcpu_set_svme(struct vcpu *v, bool svme);
-/* L1's CPU after INIT. */
-void vcpu_init_state(struct vcpu *v);
+
+/* events.c */
+void halt_end(struct vcpu *v);
+/* NMI and INIT that L0 took and owes, as soon as they may come. */
+void events_deliver(struct vcpu *v);
 /* L2's STGI and CLGI: of its virtual GIF, if L1 has given it one (APM2 §15.33.2). */
 void nested_set_gif(struct vcpu *v, bool gif);
 void nested_hold_virq(struct vcpu *v, bool hold);

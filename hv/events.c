@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: MIT */
+/* What comes from outside, or is waited for: interrupts, NMI, INIT, GIF, V_IRQ, HLT. docs/architecture.md. */
+#include "hv/core/event.h"
+#include "hv/core/merge.h"
+#include "hv/cpu.h"
+#include "hv/log.h"
+#include "hv/vcpu.h"
+#include "x86/cpuid.h"
+#include "x86/cr.h"
+#include "x86/msr.h"
+
+/*
+ * HLT and MWAIT exit only while a counter runs on the clock: the time that the guest sleeps must not count. The guest is
+ * let into the instruction with INTR, NMI and VINTR intercepted, and what ends its sleep ends the accounting; the event
+ * stays pending and is taken at the next VMRUN.
+ */
+u32 exit_halt(struct vcpu *v)
+{
+	struct vmcb_control *c = &v->vmcb->control;
+
+	vcpu_set_special(v, SPECIAL_HALT);
+	v->halt_now = v->clock.now;
+	v->halt_rip = v->vmcb->save.rip;
+	vmcb_clr_intercept(c, INTERCEPT(HLT));
+	vmcb_clr_intercept(c, INTERCEPT(MWAIT));
+	vmcb_set_intercept(c, INTERCEPT(INTR));
+	vmcb_set_intercept(c, INTERCEPT(NMI));
+	vmcb_set_intercept(c, INTERCEPT(VINTR));
+	return RESUME;
+}
+
+u32 exit_intr(struct vcpu *v)
+{
+	(void)v; /* INTR or VINTR; it ended a HLT, is pending, and no longer intercepted */
+	return RESUME;
+}
+
+/* What would exit again and again: L0 takes it, and owes it. */
+static void take_events(struct vcpu *v)
+{
+	cpu_cli();
+	v->host_if = false;
+	nmi_seen = 0;
+	init_seen = 0;
+	event_window();
+	if (nmi_seen)
+		vcpu_set_special(v, SPECIAL_NMI);
+	if (init_seen)
+		vcpu_set_special(v, SPECIAL_INIT);
+}
+
+u32 exit_nmi(struct vcpu *v)
+{
+	if (!v->gif)
+		take_events(v);
+	return RESUME; /* with GIF=1 as exit_intr() */
+}
+
+/* INIT is L1's as its own VM_CR, GIF and intercepts say: deliver_init(). */
+u32 exit_init(struct vcpu *v)
+{
+	u64 vm_cr = cpu_rdmsr(MSR_VM_CR);
+
+	cpu_wrmsr(MSR_VM_CR, vm_cr | VM_CR_R_INIT);
+	take_events(v);
+	cpu_wrmsr(MSR_VM_CR, vm_cr);
+	if (!(v->special & SPECIAL_INIT)) {
+		log_warn("event=init note=\"not redirected by VM_CR.R_INIT: the CPU takes it\"");
+		v->l0_intercepts[INTERCEPT(INIT) / 32] &= ~(1u << INTERCEPT(INIT) % 32);
+		vcpu_reset_intercepts(v);
+	}
+	return RESUME;
+}
+
+/* FS, GS, TR and LDTR are in the CPU, and move by VMSAVE and VMLOAD. */
+static void reset_l1(struct vcpu *v)
+{
+	struct vmcb *vmcb = v->vmcb01;
+
+	log_info("event=init level=%s", vcpu_in_l2(v) ? "L2" : "L1");
+	if (vcpu_in_l2(v))
+		nested_leave(v);
+	cpu_vmsave(v->vmcb01_hpa);
+	event_init_state(&vmcb->save);
+	cpu_vmload(v->vmcb01_hpa);
+	for (unsigned int i = 0; i < GPR_COUNT; i++)
+		v->gpr[i] = 0;
+	v->gpr[GPR_RDX] = cpu_cpuid(CPUID_FEATURES, 0).eax;
+	vmcb->control.int_state = 0;
+	vmcb->control.event_inj = 0;
+	vcpu_release_l1(v);
+	if (!(v->vm_cr & VM_CR_LOCK))
+		v->vm_cr &= ~(u64)VM_CR_SVMDIS;
+	if (v->svme)
+		vcpu_set_svme(v, false);
+}
+
+void halt_end(struct vcpu *v)
+{
+	v->clock.now = v->halt_now + (v->vmcb->save.rip != v->halt_rip ? v->clock.insn_ticks : 0);
+	vcpu_clr_special(v, SPECIAL_HALT);
+	vcpu_reset_intercepts(v);
+}
+
+/* V_IRQ of L2 does not reach the CPU for as long as it is held: by GIF=0, or by V_GIF=0. */
+void nested_hold_virq(struct vcpu *v, bool hold)
+{
+	struct vmcb_control *ctl = &v->nested.ctl, *c = &v->vmcb02->control;
+
+	if (v->nested.virq_held == hold)
+		return;
+	v->nested.virq_held = hold;
+	if (hold) {
+		ctl->int_ctl = (ctl->int_ctl & ~(u32)V_IRQ) | (c->int_ctl & (u32)V_IRQ);
+		c->int_ctl &= ~(u32)V_IRQ;
+	} else {
+		c->int_ctl |= ctl->int_ctl & (u32)V_IRQ;
+	}
+	vcpu_reset_intercepts(v);
+}
+
+/* L2 changes the real GIF, L1 having neither intercepted that nor given it a virtual one. */
+static NOINLINE void set_l2_gif(struct vcpu *v, bool gif)
+{
+	struct vmcb_control *c = &v->vmcb02->control;
+
+	if (v->gif == gif)
+		return;
+	v->gif = gif;
+	if (!(v->nested.ctl.int_ctl & V_INTR_MASKING)) {
+		if (gif)
+			c->int_ctl &= ~(u32)V_INTR_MASKING;
+		else
+			c->int_ctl = (c->int_ctl & ~(u32)V_TPR_MASK) | (u32)cpu_read_cr8() |
+				     (u32)V_INTR_MASKING;
+	}
+	nested_hold_virq(v, !gif);
+	vcpu_reset_intercepts(v);
+	vcpu_set_host_if(v, gif && (v->vmcb01->save.rflags & RFLAGS_IF));
+}
+
+void nested_set_gif(struct vcpu *v, bool gif)
+{
+	struct vmcb_control *ctl = &v->nested.ctl;
+
+	if (v->nested.vgif) {
+		ctl->int_ctl = gif ? ctl->int_ctl | (u32)V_GIF : ctl->int_ctl & ~(u32)V_GIF;
+		nested_hold_virq(v, !gif);
+	} else {
+		set_l2_gif(v, gif);
+	}
+}
+
+/* L1's VMCB always, since L1 may be waiting for L2; and L2's with what vmcb12 wants. */
+void vcpu_reset_intercepts(struct vcpu *v)
+{
+	struct vmcb_control *c1 = &v->vmcb01->control, *c2 = &v->vmcb02->control;
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(v->l0_intercepts); i++) {
+		c1->intercepts[i] = v->l0_intercepts[i];
+		c2->intercepts[i] = v->l0_intercepts[i] | v->nested.ctl.intercepts[i];
+	}
+	c1->clean &= ~(u32)CLEAN_INTERCEPTS;
+	c2->clean &= ~(u32)CLEAN_INTERCEPTS;
+	merge_intercept_quirks(c2, v->cr_read_quirk);
+	if (!v->svme)
+		vmcb_set_intercept(c1, INTERCEPT_EXCEPTION(VEC_GP));
+	if (c1->int_ctl & V_INTR_MASKING) /* with GIF=0, perhaps while L2 runs */
+		intercept_for_gif0(c1);
+	if (vcpu_in_l2(v) && !v->gif)
+		intercept_for_gif0(c2);
+}
+
+/* An NMI that L0 took while L1 had GIF=0 goes to whoever runs now with GIF=1. */
+static void deliver_nmi(struct vcpu *v)
+{
+	if (!v->gif || (v->vmcb->control.event_inj & EVENT_V))
+		return;
+	if (vcpu_in_l2(v) && vmcb_intercepts(&v->nested.ctl, INTERCEPT(NMI))) {
+		nested_vmexit_made(v, VMEXIT_NMI, 0, 0); /* and it stays pending */
+		return;
+	}
+	vcpu_clr_special(v, SPECIAL_NMI);
+	vcpu_set_eventinj(v, VEC_NMI | EVENT_TYPE_NMI | EVENT_V);
+}
+
+/* An INIT that L0 took, as soon as GIF allows. */
+static void deliver_init(struct vcpu *v)
+{
+	switch (event_init_fate(v->gif, vcpu_in_l2(v),
+				vmcb_intercepts(&v->nested.ctl, INTERCEPT(INIT)),
+				v->vm_cr & VM_CR_R_INIT)) {
+	case EVENT_INIT_HELD:
+		return;
+	case EVENT_INIT_EXIT:
+		nested_vmexit_made(v, VMEXIT_INIT, 0, 0);
+		return;
+	case EVENT_INIT_SX:
+		if (v->vmcb->control.event_inj & EVENT_V)
+			return;
+		vcpu_clr_special(v, SPECIAL_INIT);
+		if (vcpu_in_l2(v) && vmcb_intercepts(&v->nested.ctl, INTERCEPT_EXCEPTION(VEC_SX)))
+			nested_vmexit_made(v, VMEXIT_EXCEPTION(VEC_SX), 1, 0);
+		else
+			vcpu_set_eventinj(v, event_exception(VEC_SX, true, 1));
+		return;
+	case EVENT_INIT_RESET:
+		vcpu_clr_special(v, SPECIAL_INIT);
+		reset_l1(v);
+	}
+}
+
+void events_deliver(struct vcpu *v)
+{
+	if (v->special & SPECIAL_INIT)
+		deliver_init(v);
+	if (v->special & SPECIAL_NMI)
+		deliver_nmi(v);
+}
