@@ -73,6 +73,13 @@ void platform_probe(void);
 	  "nested paging")                                                                         \
 	X(G_PAT, TCG_BARE, "L2 has no PAT of its own: G_PAT is ignored")                           \
 	X(VM_CR, TCG_BARE, "VM_CR reads 0 and ignores writes")                                     \
+	X(PDPTE_RESERVED, TCG_BARE,                                                                \
+	  "in a PDPTE of nested tables A is set and reserved bits are ignored")                    \
+	X(NPT_TWO_LEVEL, TCG_BARE,                                                                 \
+	  "nested tables of two levels are not used: L2-physical addresses are L1's")              \
+	X(NPT_WRAPS, TCG_BARE,                                                                     \
+	  "L2-physical addresses above 4 GByte wrap in nested tables of 32-bit formats")           \
+	X(NP_HOST_PAGING, TCG_BARE, "nested paging with the host's CR0.PG=0 is not refused")       \
 	X(INT3_TYPE, TCG_BOTH, "EXITINTINFO of INT3 has the type of INTn")                         \
 	X(EXT_BIT, TCG_BOTH, "a fault in delivering an event lacks EXT in its error code")         \
 	X(DF_INTERCEPT, TCG_BOTH, "two exceptions that make a #DF do not exit by #DF's intercept") \
