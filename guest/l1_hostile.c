@@ -8,14 +8,15 @@
  * A marker of 16 bytes is in everything that L1 can hand over: registers, memory, VMCBs, maps. tests/qemu/hostile looks
  * for it in a dump of the hypervisor's memory.
  *
- * Alone, this runs STEPS steps. With a COM2 there is a runner: the guest prints "ready" and waits for a line with the seed,
- * goes on until it gets an 's', and ends after an 'e'.
+ * Alone, this runs STEPS steps. With a COM2 there is a runner: the guest prints "ready" and waits for a line with the seed
+ * and the first step, goes on until it gets an 's', and ends after an 'e'.
  *
  * What a hypervisor can only answer by shutting L1 down, as the machine itself would, is not done:
  * - a fault that L1 cannot take: an IDT, a TSS with RSP0, or the page tables of the code itself in the hypervisor's memory;
  * - CR0.NW without CD: QEMU's MOV CR0 takes it, and then no VMRUN of L1 is possible; CR0.PG or PE, CR4.PAE, LA57 off;
  * - an L2 that clears its EFER.SVME, shuts down or runs for ever without L1 intercepting that;
  * - HLT without interrupts; INIT by the APIC's ICR; I/O to L1's own devices (reset, debug exit);
+ * - a write to the hypervisor's memory with a breakpoint on it: QEMU aborts when such a #DB exits;
  * - VMLOAD and VMSAVE of a page that is no memory: QEMU aborts under -icount;
  * - VM_CR.LOCK with SVMDIS: no SVM until reset.
  */
@@ -46,7 +47,7 @@
 
 /* ---- random numbers: each step begins anew from (seed, step) ---- */
 
-static u64 seed = SEED, step, random_state;
+static u64 seed = SEED, first_step, step, random_state;
 
 static u64 rnd(void)
 {
@@ -764,9 +765,7 @@ static void at_dr(void)
 	case 1: /* data, of 8 bytes */
 		op.value = DR7_RESET | 3 | (once_in(2) ? 3ull : 1ull) << 16 | 2ull << 18;
 		attempt(do_dr7, BIT(VEC_DB));
-		op.value = marker[0];
-		if (op.address != (u64)code_page)
-			attempt(do_write, BIT(VEC_DB));
+		attempt(do_read, BIT(VEC_DB));
 		break;
 	default: /* the instruction */
 		op.value = DR7_RESET | 3;
@@ -1822,7 +1821,7 @@ static void progress(void)
 static void run_steps(const void *arg)
 {
 	(void)arg;
-	for (step = 0; failures < 20; step++) {
+	for (step = first_step; failures < 20; step++) {
 		struct attack *a;
 
 		if (has_runner() ? com2_read() == 's' : step == STEPS)
@@ -1831,9 +1830,8 @@ static void run_steps(const void *arg)
 		a = choose_attack();
 		a->count++;
 		attack_name = a->name;
-#ifdef HOSTILE_TRACE
-		note("step %lu: %s", step, attack_name);
-#endif
+		if (first_step) /* somebody is looking for a step */
+			note("step %lu: %s", step, attack_name);
 		a->run();
 		stgi();
 		svm_enable();
@@ -1853,7 +1851,7 @@ static void run_steps(const void *arg)
 	progress();
 	for (u32 i = 0; i < ARRAY_SIZE(attacks); i++) {
 		note("attack: %7u times %s", attacks[i].count, attacks[i].name);
-		tap_check(attacks[i].count || step < 1000, "each attack was made");
+		tap_check(attacks[i].count || step - first_step < 1000, "each attack was made");
 	}
 	CHECK_EQ(failures, 0);
 }
@@ -2032,14 +2030,17 @@ static void check_log(const void *arg)
 
 static void wait_for_runner(void)
 {
-	u64 value = 0;
+	u64 numbers[2] = {0, 0}, n = 0;
 
 	if (!has_runner())
 		return;
 	for (int c; (c = com2_read()) != '\n';)
-		if (c >= '0' && c <= '9')
-			value = value * 10 + (u64)(c - '0');
-	seed = value;
+		if (c == ' ')
+			n = 1;
+		else if (c >= '0' && c <= '9')
+			numbers[n] = numbers[n] * 10 + (u64)(c - '0');
+	seed = numbers[0];
+	first_step = numbers[1];
 }
 
 /* The last thing before the dump: the marker is in every register of both levels and in the VMCB. */
