@@ -18,6 +18,9 @@ static volatile u32 interrupts, nmis;
 
 L2_CODE(l2_nops, "nop\n\tnop\n\tnop");
 L2_CODE(l2_hlt, "hlt");
+L2_CODE(l2_clgi, "clgi");
+L2_CODE(l2_clgi_cr8, "clgi\n\tmov %rax, %cr8");
+L2_CODE(l2_clgi_stgi, "clgi\n\tstgi");
 
 static void on_interrupt(struct trap_frame *frame)
 {
@@ -405,6 +408,22 @@ static void check_tpr_mmio(const void *arg)
 	CHECK_EQ(after, 6);
 }
 
+/* CLGI of L2's says nothing about V_TPR, which without V_INTR_MASKING only MOV CR8 changes. */
+static void check_tpr_of_l2(const void *arg)
+{
+	const u8 *code = arg;
+	const bool writes = code == l2_clgi_cr8;
+
+	write_cr8(0);
+	l2_reset(code);
+	l2.vmcb.control.int_ctl = 5;
+	l2.vmcb.save.rax = 3;
+	CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+	CHECK_EQ(l2.vmcb.control.int_ctl, writes ? 3 : 5);
+	CHECK_EQ(read_cr8(), writes ? 3 : 0);
+	write_cr8(0);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(const void *);
@@ -423,6 +442,9 @@ static const struct {
 	{"CR8 and the APIC's TPR agree after STGI", check_tpr_cr8, NULL},
 	{"the APIC's TPR follows CR8 while GIF=0", check_tpr_inside, NULL},
 	{"CR8 follows the APIC's TPR", check_tpr_mmio, NULL},
+	{"V_TPR stays across CLGI of L2", check_tpr_of_l2, l2_clgi},
+	{"V_TPR stays across CLGI and STGI of L2", check_tpr_of_l2, l2_clgi_stgi},
+	{"MOV CR8 of L2 with GIF=0 writes V_TPR and CR8", check_tpr_of_l2, l2_clgi_cr8},
 };
 
 void guest_main(void)

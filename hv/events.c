@@ -122,17 +122,23 @@ void nested_hold_virq(struct vcpu *v, bool hold)
 /* L2 changes the real GIF, L1 having neither intercepted that nor given it a virtual one. */
 static NOINLINE void set_l2_gif(struct vcpu *v, bool gif)
 {
-	struct vmcb_control *c = &v->vmcb02->control;
+	struct vmcb_control *ctl = &v->nested.ctl, *c = &v->vmcb02->control;
 
 	if (v->gif == gif)
 		return;
 	v->gif = gif;
-	if (!(v->nested.ctl.int_ctl & V_INTR_MASKING)) {
-		if (gif)
-			c->int_ctl &= ~(u32)V_INTR_MASKING;
-		else
-			c->int_ctl = (c->int_ctl & ~(u32)V_TPR_MASK) | (u32)cpu_read_cr8() |
-				     (u32)V_INTR_MASKING;
+	if (!(ctl->int_ctl & V_INTR_MASKING)) {
+		const u32 tpr = (u32)V_TPR_MASK;
+
+		/* what L1 is to find in V_TPR waits in `ctl`, where MOV CR8 finds it, too */
+		if (gif) {
+			c->int_ctl &= ~(u32)(V_INTR_MASKING | V_TPR_MASK);
+			c->int_ctl |= ctl->int_ctl & tpr;
+		} else {
+			ctl->int_ctl = (ctl->int_ctl & ~tpr) | (c->int_ctl & tpr);
+			c->int_ctl &= ~tpr;
+			c->int_ctl |= (u32)cpu_read_cr8() | (u32)V_INTR_MASKING;
+		}
 	}
 	nested_hold_virq(v, !gif);
 	vcpu_reset_intercepts(v);

@@ -395,7 +395,7 @@ void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2)
 		MERGE_COPY(&to->control, &v->vmcb02->control, MERGE_CONTROL_AT(insn_len),
 			   MERGE_CONTROL_AT(reserved_0e0))
 	if (unlikely(v->nested.virq_held))
-		back &= ~(u32)V_IRQ;
+		back &= ~(u32)(nested_holds_tpr(v) ? V_IRQ | V_TPR_MASK : V_IRQ);
 	merge_write_back(to, v->vmcb02, v->nested.ctl.int_ctl, back, v->nested.space);
 	if (lbr_in_use(v))
 		store_lbr(v);

@@ -331,6 +331,12 @@ static ALWAYS_INLINE bool vcpu_in_l2(const struct vcpu *v)
 	return v->special & SPECIAL_L2;
 }
 
+/* Whether vmcb02's V_TPR is CR8, because L2 has GIF=0 and no V_INTR_MASKING of its own, and nested.ctl has V_TPR. */
+static ALWAYS_INLINE bool nested_holds_tpr(const struct vcpu *v)
+{
+	return !v->gif && vcpu_in_l2(v) && !(v->nested.ctl.int_ctl & V_INTR_MASKING);
+}
+
 /* Whether L1 wants this exit of L2. */
 static ALWAYS_INLINE bool nested_wants(const struct vcpu *v, u64 code)
 {
