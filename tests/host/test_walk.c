@@ -111,7 +111,7 @@ TEST(walk_guest2_random)
 			u64 cr3 = test_below(TABLES) << 12;
 			u64 gva = sign_extend(random_address(mode.levels), mode.levels);
 			struct walk_state st = state_of(&mode, cr3);
-			struct naive_space space = {&npt, test_below(TABLES) << 12, NULL};
+			struct naive_space space = {.npt = &npt, .ncr3 = test_below(TABLES) << 12};
 
 			found += walk_guest_once(&space, &st, gva);
 			if (test_below(8) == 0)

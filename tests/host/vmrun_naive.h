@@ -208,8 +208,8 @@ static inline bool naive_pdptes_bad(const u8 *ram, u64 bytes, const struct vmcb 
 			memcpy(&pdpte, ram + at, 8);
 		if (!(pdpte & 1))
 			continue;
-		/* all but P, PWT, PCD, the three bits of software and the address */
-		if ((pdpte & 0x1e6) || (pdpte & ~0xfffull) >= bytes)
+		/* all but P, PWT, PCD, the three bits of software and the address; and A, which TCG sets */
+		if ((pdpte & 0x1c6) || (pdpte & ~0xfffull) >= bytes)
 			return true;
 	}
 	return false;

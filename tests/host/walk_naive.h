@@ -50,6 +50,7 @@ struct naive_space {
 	const struct npt_mode *npt;
 	u64 ncr3;
 	const u8 *image;
+	bool nested; /* the tables are nested ones themselves */
 };
 
 static inline bool naive_translate(const struct naive_space *space, u64 gpa, u64 *out, u64 *bytes);
@@ -148,10 +149,12 @@ static inline struct naive naive_pae(const struct naive_space *space, const stru
 	struct naive n = {0};
 	const u64 high =
 		naive_no_address(mode) | 0x7ff0000000000000ull | (mode->nxe ? 0 : 1ull << 63);
+	/* A is reserved, but TCG sets it in those that its own guests use */
+	const u64 pdpte = space->nested ? 0x1e6 : 0x1c6;
 	u64 table = cr3 & 0xffffffe0;
 
 	if (!naive_entry(&n, space, table + (a >> 30 & 3) * 8, 8,
-			 naive_no_address(mode) | 0xfff00000000001e6ull, 0)) {
+			 naive_no_address(mode) | 0xfff0000000000000ull | pdpte, 0)) {
 		n.steps[0].has_rights = false;
 		return n;
 	}
@@ -205,7 +208,7 @@ static inline struct naive naive_walk(const struct naive_space *space, const str
 static inline struct naive naive_npt(const u8 *image, const struct npt_mode *mode, u64 ncr3,
 				     u64 gpa)
 {
-	const struct naive_space l1 = {.image = image};
+	const struct naive_space l1 = {.image = image, .nested = true};
 	static const u8 bits[] = {0, 0, 32, 32, 48, 57};
 	struct naive n = {.result = ABSENT};
 
