@@ -11,7 +11,6 @@ void fuzz_one(void)
 				  : SHADOW_MIN_PAGES + (u32)test_below(POOL_MAX - SHADOW_MIN_PAGES);
 
 	init(pages);
-	memset(tlb, 0, sizeof(tlb));
 	new_world(&mode);
 	for (u64 n = test_below(200); n; n--)
 		shadow_step(&mode, vasids);

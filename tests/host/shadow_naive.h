@@ -25,13 +25,6 @@ static struct shadow sh;
 static const struct npt_mode mode4 = {
 	.levels = 4, .phys_bits = PHYS_BITS, .nxe = true, .pdpe1gb = true};
 
-static inline void init(u32 pages)
-{
-	memset(memory(), 0, TABLE_BYTES);
-	memset(pool_pages, 0xaa, sizeof(pool_pages)); /* a page must be cleared when it is taken */
-	CHECK_EQ(shadow_init(&sh, &mem, pool_pages, POOL_HPA, links, pages, hole, HOLE_PAGE), 0);
-}
-
 /* ---- what the hardware would find in the shadow ---- */
 
 struct mapping {
@@ -240,10 +233,51 @@ static inline struct mapping see(const struct shadow_space *space, u64 gpa, u32 
 		struct tlb_entry *e = &tlb[test_below(ARRAY_SIZE(tlb))];
 		u64 offset = gpa & (have.bytes - 1);
 
+		for (unsigned int i = 0; i < ARRAY_SIZE(tlb); i++)
+			if (tlb[i].asid == asid && gpa - tlb[i].gpa < tlb[i].mapping.bytes)
+				CHECK_EQ(tlb[i].mapping.bytes, have.bytes); /* or both would hit */
 		*e = (struct tlb_entry){asid, gpa - offset, have};
 		e->mapping.hpa -= offset;
 	}
 	return have;
+}
+
+/* ---- who remembers where L2's code is, for as long as the space's generation stays ---- */
+
+static struct memory_of {
+	const struct shadow_space *space;
+	u64 generation, gpa, hpa;
+} remembered[16];
+
+static inline void init(u32 pages)
+{
+	memset(memory(), 0, TABLE_BYTES);
+	memset(pool_pages, 0xaa, sizeof(pool_pages)); /* a page must be cleared when it is taken */
+	memset(tlb, 0, sizeof(tlb));
+	memset(remembered, 0, sizeof(remembered));
+	CHECK_EQ(shadow_init(&sh, &mem, pool_pages, POOL_HPA, links, pages, hole, HOLE_PAGE), 0);
+}
+
+/* Checks all that is remembered, and remembers where gpa is now. */
+static inline void remember(const struct shadow_space *space, u64 gpa)
+{
+	struct mapping have = hardware(space, gpa);
+	u64 hpa = 0;
+
+	for (unsigned int i = 0; i < ARRAY_SIZE(remembered); i++) {
+		const struct memory_of *r = &remembered[i];
+
+		if (!r->space || !r->space->in_use || r->space->generation != r->generation)
+			continue;
+		CHECK(shadow_translate(&sh, r->space, r->gpa, &hpa));
+		CHECK_EQ(hpa, r->hpa);
+	}
+	CHECK_EQ(shadow_translate(&sh, space, gpa, &hpa), have.present);
+	if (!have.present)
+		return;
+	CHECK_EQ(hpa, have.hpa);
+	remembered[test_below(ARRAY_SIZE(remembered))] =
+		(struct memory_of){space, space->generation, gpa, hpa};
 }
 
 /* ---- what can happen ---- */
@@ -345,6 +379,7 @@ static inline void flush_vasid(u32 vasid)
 static inline void shadow_step(const struct npt_mode *mode, unsigned int vasids)
 {
 	u32 vasid = 1 + (u32)test_below(vasids);
+	u64 ncr3 = test_below(2) << 12;
 	struct npt_mode m = *mode;
 	struct shadow_space *space;
 
@@ -352,14 +387,19 @@ static inline void shadow_step(const struct npt_mode *mode, unsigned int vasids)
 		m.smep = !m.smep;
 		m.levels = (u8)(m.levels == 2 ? 2 : 3 + test_below(3));
 	}
-	space = shadow_get(&sh, vasid, test_below(2) << 12, &m);
-	CHECK(space->in_use && space->vasid == vasid);
+	space = shadow_get(&sh, vasid, ncr3, &m);
+	CHECK(space->in_use && space->vasid == vasid && space->ncr3 == ncr3);
+	CHECK(!memcmp(&space->mode, &m, sizeof(m)));
 	if (space->pages == 1) /* empty: filled from now on */
 		epoch_of(space)->since = now;
 	enter(space);
-	for (u64 n = 1 + test_below(3); n; n--)
-		access_once(space, random_address(m.levels),
-			    (u32)(test_random() & (PFERR_W | PFERR_ID)));
+	for (u64 n = 1 + test_below(3); n; n--) {
+		u64 gpa = random_address(m.levels);
+
+		access_once(space, gpa, (u32)(test_random() & (PFERR_W | PFERR_ID)));
+		if (test_below(4) == 0)
+			remember(space, gpa);
+	}
 
 	switch (test_below(64)) {
 	case 0:

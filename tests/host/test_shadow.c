@@ -8,7 +8,6 @@
 static void random_epochs(u32 pages, unsigned int vasids, int rounds)
 {
 	init(pages);
-	memset(tlb, 0, sizeof(tlb));
 	for (int round = 0; round < rounds; round++) {
 		struct npt_mode mode = random_mode();
 

@@ -287,7 +287,7 @@ static inline void naive_mark(u8 *image, const struct naive_access *a, u32 acces
 
 /* ---- random tables ---- */
 
-static const u16 indexes[] = {0, 1, 2, 511};
+static const u16 indexes[] = {0, 1, 3, 511};
 
 /* Addresses that mostly meet entries which random_tables() wrote. */
 static inline u64 random_address(unsigned int levels)
