@@ -100,7 +100,7 @@ static bool opcode_exists(enum insn_mode mode, const struct insn *insn)
 	return *answer == 2;
 }
 
-/* zydis 4.0 takes R13D for the base, and drops the displacement, where SIB says "no base" with a 32-bit address and REX.B is
+/* zydis (4.0.0, 4.1.1) takes R13D for the base, and drops the displacement, where SIB says "no base" with a 32-bit address and REX.B is
  * set; with a 64-bit one it reads the same bytes as everybody does. */
 static bool zydis_takes_r13d(const struct insn *insn)
 {
