@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Nested paging for L2 with tables of L1: every kind of fault with its code (APM2 §15.25.6),
- * every page size, accessed and dirty bits, remapping, two address spaces, and L2 in modes
- * without paging of its own.
+ * every page size, accessed and dirty bits, remapping, two address spaces, devices behind both
+ * levels, and L2 in modes without paging of its own; and L2 whose tables L1 shadows itself.
  */
+#include "guest/lib/apic.h"
 #include "guest/lib/cpu.h"
 #include "guest/lib/platform.h"
 #include "guest/lib/svm.h"
@@ -388,6 +389,246 @@ static void check_real_mode(const void *arg)
 	}
 }
 
+/* ---- devices: L2 linear, L2-physical, L1-physical ---- */
+
+#define HPET_BASE 0xfed00000ull
+#define HPET_CAPABILITIES 0x000 /* 31:16 vendor, 7:0 revision */
+#define HPET_COUNTER 0x0f0	/* writable while the timers stand still, as firmware leaves them */
+#define APIC_VERSION 0x30
+
+L2_CODE(l2_read_device, "mov (%rdi), %eax");
+L2_CODE(l2_write_device, "mov %esi, (%rdi)");
+
+static u64 device_ready(const u8 *code, u64 device, u32 reg, unsigned int leaf, u64 flags)
+{
+	l2_reset(code);
+	l2_use_npt();
+	if (leaf == 1)
+		paging_split(&l2.npt, ALIAS);
+	else /* a page that is larger than the device's */
+		reg += (u32)(device % PAGE_2M);
+	*paging_entry(&l2.npt, ALIAS, leaf) =
+		leaf == 1 ? device | flags : ALIGN_DOWN(device, PAGE_2M) | flags | PTE_PS;
+	/* linear addresses of its own, too: L2's tables map 1 GByte below ALIAS to ALIAS */
+	paging_identity(&l2_tables, PTE_ALL);
+	*paging_entry(&l2_tables, ALIAS - PAGE_1G, 2) = ALIAS | PTE_ALL | PTE_PS;
+	l2.vmcb.save.cr3 = paging_root(&l2_tables);
+	l2.regs.rdi = ALIAS - PAGE_1G + reg;
+	return ALIAS + reg;
+}
+
+static void check_device_faults(u64 device, u32 reg, unsigned int leaf)
+{
+	u64 gpa = device_ready(l2_read_device, device, reg, leaf, 0);
+
+	CHECK_EQ(l2_run(), VMEXIT_NPF);
+	CHECK_EQ(l2.vmcb.control.exit_info_1, NPF_FINAL | PFERR_U);
+	CHECK_EQ(l2.vmcb.control.exit_info_2, gpa);
+	gpa = device_ready(l2_write_device, device, reg, leaf, PTE_P | PTE_U);
+	CHECK_EQ(l2_run(), VMEXIT_NPF);
+	CHECK_EQ(l2.vmcb.control.exit_info_1, NPF_FINAL | PFERR_U | PFERR_W | PFERR_P);
+	CHECK_EQ(l2.vmcb.control.exit_info_2, gpa);
+}
+
+static void check_apic(const void *arg)
+{
+	u64 device = rdmsr(MSR_APIC_BASE) & APIC_BASE_ADDRESS;
+
+	(void)arg;
+	if (apic_x2()) {
+		tap_skip("the firmware has left the APIC in x2APIC mode");
+		return;
+	}
+	for (unsigned int leaf = 1; leaf <= 2; leaf++) {
+		const u32 lvt = apic_read(APIC_LVT_TIMER), mine = (u32)APIC_LVT_MASKED | 0x77;
+
+		device_ready(l2_read_device, device, APIC_VERSION, leaf, PTE_P | PTE_W | PTE_U);
+		CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+		CHECK_EQ(l2.vmcb.save.rax, apic_read(APIC_VERSION));
+		CHECK(apic_read(APIC_VERSION) != 0 && apic_read(APIC_VERSION) != ~0u);
+		device_ready(l2_write_device, device, APIC_LVT_TIMER, leaf, PTE_P | PTE_W | PTE_U);
+		l2.regs.rsi = mine;
+		CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+		CHECK_EQ(apic_read(APIC_LVT_TIMER), mine);
+		check_device_faults(device, APIC_LVT_TIMER, leaf);
+		CHECK_EQ(apic_read(APIC_LVT_TIMER), mine);
+		apic_write(APIC_LVT_TIMER, lvt);
+	}
+}
+
+static void check_hpet(const void *arg)
+{
+	volatile u32 *hpet = (volatile u32 *)HPET_BASE;
+	const u32 capabilities = hpet[HPET_CAPABILITIES / 4];
+
+	(void)arg;
+	if (!(capabilities & 0xff) || capabilities >> 16 == 0xffff) {
+		tap_skip("no HPET here");
+		return;
+	}
+	for (unsigned int leaf = 1; leaf <= 2; leaf++) {
+		device_ready(l2_read_device, HPET_BASE, HPET_CAPABILITIES, leaf,
+			     PTE_P | PTE_W | PTE_U);
+		CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+		CHECK_EQ(l2.vmcb.save.rax, capabilities);
+		device_ready(l2_write_device, HPET_BASE, HPET_COUNTER, leaf, PTE_P | PTE_W | PTE_U);
+		l2.regs.rsi = 0x12340000 + leaf;
+		CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+		CHECK_EQ(hpet[HPET_COUNTER / 4], 0x12340000 + leaf);
+	}
+	for (unsigned int leaf = 1; leaf <= 2; leaf++)
+		check_device_faults(HPET_BASE, HPET_COUNTER, leaf);
+	CHECK_EQ(hpet[HPET_COUNTER / 4], 0x12340002);
+}
+
+/* ---- without nested paging, and with L2's tables shadowed by L1 ---- */
+
+/* What L2 believes to run on; l2.npt is what L1 lets it run on, filled by page faults. */
+static struct paging other_tables;
+
+/* R8: the first read; RSI goes to its own PTE at RDX; R9: the read that may be stale; R10: after INVLPG; then a
+ * write of R11; R13: after MOV CR3, of R12; and a page that is in neither table. */
+L2_CODE(l2_paging, "mov (%rdi), %r8\n\tmov %rsi, (%rdx)\n\tmov (%rdi), %r9\n\tinvlpg (%rdi)\n\t"
+		   "mov (%rdi), %r10\n\tmov %r11, (%rdi)\n\tmov %r12, %cr3\n\tmov (%rdi), %r13\n\t"
+		   "mov (%rbx), %rax");
+
+static struct {
+	u32 fills, writes, injected, invlpg, cr3, others;
+} shadowed;
+
+static void shadow_drop(u64 linear)
+{
+	l2.npt.pt[linear / PAGE_SIZE % 512] = 0;
+	asm volatile("invlpga %%rax, %%ecx" : : "a"(linear), "c"(l2.vmcb.control.asid) : "memory");
+}
+
+/* One #PF of L2's: from its own tables, or L1's lazily filled ones. */
+static void shadow_page_fault(struct paging *guest)
+{
+	struct vmcb_control *c = &l2.vmcb.control;
+	u64 linear = c->exit_info_2, error = c->exit_info_1, *entry, flags;
+
+	entry = linear / PAGE_2M == ALIAS / PAGE_2M ? &guest->pt[linear / PAGE_SIZE % 512]
+						    : paging_entry(guest, linear, 2);
+	if (!(*entry & PTE_P)) {
+		shadowed.injected++;
+		l2.vmcb.save.cr2 = linear;
+		c->event_inj = VEC_PF | EVENT_TYPE_EXCEPTION | EVENT_EV | EVENT_V |
+			       (error & ~PFERR_P) << EVENT_ERROR_SHIFT;
+		return;
+	}
+	if (error & PFERR_W)
+		shadowed.writes++;
+	else
+		shadowed.fills++;
+	*entry |= PTE_A | (error & PFERR_W ? PTE_D : 0);
+	/* read-only until the guest's entry is dirty */
+	flags = (*entry & ~PTE_ADDR) & ~(*entry & PTE_D ? 0 : PTE_W);
+	l2.npt.pt[linear / PAGE_SIZE % 512] = (*entry & PTE_ADDR) | flags;
+}
+
+static void check_shadowing(const void *arg)
+{
+	struct vmcb_control *c = &l2.vmcb.control;
+	struct vmcb_save *s = &l2.vmcb.save;
+	struct paging *guest = &l2_tables;
+	const u64 page_c = (u64)l2.iopm; /* any page */
+
+	(void)arg;
+	pages_fill();
+	shadowed = (typeof(shadowed)){0};
+	l2_reset(l2_paging);
+	*(u64 *)page_c = 0xcccc;
+	paging_identity(guest, PTE_ALL);
+	paging_split(guest, ALIAS);
+	guest->pt[0] = (u64)&page_a | PTE_P | PTE_W | PTE_U;
+	guest->pt[1] = 0;
+	paging_identity(&other_tables, PTE_ALL);
+	paging_split(&other_tables, ALIAS);
+	other_tables.pt[0] = page_c | PTE_P | PTE_U;
+	other_tables.pt[1] = 0;
+	/* the shadow: all but the 2 MByte from ALIAS */
+	paging_identity(&l2.npt, PTE_ALL);
+	paging_split(&l2.npt, ALIAS);
+	for (u32 i = 0; i < 512; i++)
+		l2.npt.pt[i] = 0;
+	s->cr3 = paging_root(&l2.npt);
+	l2_catch_events();
+	l2_intercept(INTERCEPT_EXCEPTION(VEC_PF));
+	l2_intercept(INTERCEPT(INVLPG));
+	l2_intercept(INTERCEPT_CR_WRITE(3));
+	l2.regs.rdi = ALIAS;
+	l2.regs.rdx = (u64)&guest->pt[0];
+	l2.regs.rsi = (u64)&page_b | PTE_P | PTE_W | PTE_U;
+	l2.regs.r11 = 0xdddd;
+	l2.regs.r12 = paging_root(&other_tables);
+	l2.regs.rbx = ALIAS + PAGE_SIZE;
+	l2_flush();
+	for (u32 exits = 0; exits < 20; exits++) {
+		u64 code = l2_run();
+
+		if (code == VMEXIT_VMMCALL)
+			break;
+		if (code == VMEXIT_EXCEPTION(VEC_PF)) {
+			shadow_page_fault(guest);
+		} else if (code == VMEXIT_INVLPG) {
+			shadowed.invlpg++;
+			shadow_drop(l2.regs.rdi);
+			s->rip += 3;
+		} else if (code == VMEXIT_CR_WRITE(3)) {
+			/* a new address space: another ASID in place of a flush */
+			shadowed.cr3++;
+			guest = &other_tables;
+			l2.npt.pt[0] = 0;
+			c->asid++;
+			s->rip += 4;
+		} else {
+			shadowed.others++;
+			note("exit 0x%lx at offset %lu", code, s->rip - (u64)l2_paging);
+			break;
+		}
+	}
+	CHECK_EQ(l2.regs.r8, 0xaaaa);
+	CHECK_EQ(l2.regs.r9, 0xaaaa); /* the shadow, and nothing but it, counts */
+	CHECK_EQ(l2.regs.r10, 0xbbbb);
+	CHECK_EQ(page_b.value, 0xdddd);
+	CHECK_EQ(l2.regs.r13, 0xcccc);
+	CHECK_EQ(l2_caught(), VEC_PF);
+	CHECK_EQ(s->cr2, ALIAS + PAGE_SIZE);
+	CHECK_EQ(l2_tables.pt[0], (u64)&page_b | PTE_P | PTE_W | PTE_U | PTE_A | PTE_D);
+	CHECK_EQ(shadowed.fills, 3);
+	CHECK_EQ(shadowed.writes, 1);
+	CHECK_EQ(shadowed.injected, 1);
+	CHECK_EQ(shadowed.invlpg, 1);
+	CHECK_EQ(shadowed.cr3, 1);
+	CHECK_EQ(shadowed.others, 0);
+}
+
+/* L1 takes a right away, INVLPGA alone flushes it; and gives it again. */
+static void check_invlpga(const void *arg)
+{
+	(void)arg;
+	pages_fill();
+	l2_reset(l2_read);
+	paging_identity(&l2.npt, PTE_ALL);
+	paging_split(&l2.npt, ALIAS);
+	l2.npt.pt[0] = (u64)&page_a | PTE_ALL;
+	l2.vmcb.save.cr3 = paging_root(&l2.npt);
+	l2_intercept(INTERCEPT_EXCEPTION(VEC_PF));
+	l2.regs.rdi = ALIAS;
+	l2_flush();
+	CHECK_EQ(read_again(), 0xaaaa);
+	for (u32 i = 0; i < 8; i++) {
+		shadow_drop(ALIAS);
+		if (i % 4 == 3) {
+			l2.vmcb.save.rip = (u64)l2_read;
+			CHECK_EQ(l2_run(), VMEXIT_EXCEPTION(VEC_PF));
+		}
+		l2.npt.pt[0] = (i % 2 ? (u64)&page_a : (u64)&page_b) | PTE_ALL;
+		CHECK_EQ(read_again(), i % 2 ? 0xaaaa : 0xbbbb);
+	}
+}
+
 /* ---- a bad nCR3 ---- */
 
 static void check_bad_ncr3(const void *arg)
@@ -437,6 +678,10 @@ static const struct {
 	{"L2 with paging off", check_paging_off, NULL},
 	{"L2 in real mode", check_real_mode, NULL},
 	{"bad nCR3", check_bad_ncr3, NULL},
+	{"the local APIC behind both levels", check_apic, NULL},
+	{"an HPET behind both levels", check_hpet, NULL},
+	{"L1 shadows L2's tables", check_shadowing, NULL},
+	{"L1 takes back pages by INVLPGA", check_invlpga, NULL},
 };
 
 void guest_main(void)
