@@ -9,6 +9,7 @@
 #include "guest/lib/platform.h"
 #include "guest/lib/svm.h"
 #include "guest/lib/tap.h"
+#include "x86/cpuid.h"
 #include "x86/cr.h"
 #include "x86/msr.h"
 
@@ -223,6 +224,70 @@ static void check_vmcb_untouched(const void *arg)
 	CHECK_EQ(wrong, 0);
 }
 
+/* ---- MSRs ---- */
+
+static void check_svm_key(const void *arg)
+{
+	(void)arg;
+	wrmsr(MSR_SVM_KEY, 0x1234);
+	CHECK_EQ(rdmsr(MSR_SVM_KEY), 0);
+	wrmsr(MSR_SVM_KEY, 0);
+}
+
+static void write_back(const void *arg)
+{
+	u32 msr = (u32)(u64)arg;
+
+	wrmsr(msr, rdmsr(msr));
+}
+
+/* They are nobody's but the CPU's. */
+static void check_other_msrs(const void *arg)
+{
+	u64 hwcr = rdmsr(MSR_HWCR), vector;
+
+	(void)arg;
+	CHECK_EQ(try_call(write_back, (const void *)(u64)MSR_HWCR), VEC_NONE);
+	CHECK_EQ(rdmsr(MSR_HWCR), hwcr);
+	CHECK_EQ(try_call(write_back, (const void *)(u64)MSR_IGNNE), VEC_NONE);
+	/* write-only, and not on every CPU */
+	vector = try_call(write_back, (const void *)(u64)MSR_SMM_CTL);
+	CHECK(vector == VEC_NONE || vector == VEC_GP);
+}
+
+/* ---- CR0.WP is of the guest's own tables only ---- */
+
+#define ALIAS 0xc0000000ull
+static u64 page[PAGE_SIZE / 8] ALIGNED(4096);
+L2_CODE(s_write, "mov %rsi, (%rdi)");
+
+static void check_wp(const void *arg)
+{
+	u64 *entry;
+
+	(void)arg;
+	if (!(platform.svm_edx & SVM_NP)) {
+		tap_skip("no nested paging");
+		return;
+	}
+	page[0] = 0;
+	l2_reset(s_write);
+	l2_use_npt();
+	entry = paging_split(&l2.npt, ALIAS);
+	*entry = (u64)page | PTE_P | PTE_U;
+	l2.vmcb.save.cr0 &= ~CR0_WP;
+	l2.regs.rdi = ALIAS;
+	l2.regs.rsi = 0x1234;
+	CHECK_EQ(l2_run(), VMEXIT_NPF);
+	CHECK_EQ(l2.vmcb.control.exit_info_1, NPF_FINAL | PFERR_U | PFERR_W | PFERR_P);
+	CHECK_EQ(l2.vmcb.control.exit_info_2, ALIAS);
+	CHECK_EQ(page[0], 0);
+	*entry |= PTE_W;
+	l2_flush();
+	CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+	CHECK_EQ(page[0], 0x1234);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(const void *);
@@ -236,6 +301,9 @@ static const struct {
 	{"INTR before V_IRQ", check_intr_before_virq},
 	{"V_IRQ ends HLT of L2", check_hlt_virq},
 	{"what #VMEXIT does not write", check_vmcb_untouched},
+	{"SVM_KEY reads 0", check_svm_key},
+	{"HWCR, IGNNE and SMM_CTL", check_other_msrs},
+	{"CR0.WP of L2 and a read-only nested page", check_wp},
 };
 
 void guest_main(void)

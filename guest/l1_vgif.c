@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Virtual GIF: with V_GIF_ENABLE, STGI and CLGI of L2 change V_GIF and nothing else, and V_GIF=0
- * holds virtual interrupts. Where CPUID does not have it, both bits are ignored. APM2 §15.33.2.
+ * holds virtual interrupts. Where CPUID does not have it, both bits are ignored. Without it, they change the real GIF.
+ * APM2 §15.17, §15.33.2.
  */
 #include "guest/lib/apic.h"
 #include "guest/lib/cpu.h"
@@ -215,6 +216,101 @@ static void check_physical(const void *arg)
 	trap_hook(VEC_NMI, NULL);
 }
 
+/* Without V_GIF_ENABLE it is the real GIF that L2's CLGI clears: what L1 intercepts waits for L2's STGI, or for L1's. */
+static void l2_nmi_held(void)
+{
+	clgi();
+	apic_self_nmi();
+	settle();
+	vmmcall();
+	stgi();
+	settle();
+	vmmcall();
+}
+
+static void l2_intr_held(void)
+{
+	clgi();
+	apic_self_ipi(PHYSICAL);
+	settle();
+	vmmcall();
+	stgi();
+	settle();
+	vmmcall();
+}
+
+/* What L2's CLGI is to hold. */
+enum held { HELD_INTR, HELD_INTR_UNMASKED, HELD_NMI };
+
+static void check_real_gif(const void *arg)
+{
+	enum held held = (enum held)(u64)arg;
+	bool nmi = held == HELD_NMI;
+	u64 exit = nmi ? VMEXIT_NMI : VMEXIT_INTR;
+
+	for (u32 over_l1 = 0; over_l1 < 2; over_l1++) {
+		interrupts = nmis = 0;
+		trap_hook(PHYSICAL, on_interrupt);
+		trap_hook(VEC_NMI, on_nmi);
+		l2_reset(nmi ? (const void *)l2_nmi_held : (const void *)l2_intr_held);
+		/* whose RFLAGS.IF would let it in */
+		l2.vmcb.control.int_ctl = held == HELD_INTR_UNMASKED ? 0 : (u32)V_INTR_MASKING;
+		l2.vmcb.save.rflags |= held == HELD_INTR_UNMASKED ? RFLAGS_IF : 0;
+		l2_intercept(INTERCEPT(INTR));
+		l2_intercept(INTERCEPT(NMI));
+		clgi();
+		sti();
+		if (over_l1)
+			l2_intercept(INTERCEPT(STGI)); /* so it does not come to that */
+		svm_vmrun(&l2.vmcb, &l2.regs);
+		CHECK_EQ(l2.vmcb.control.exit_code, VMEXIT_VMMCALL);
+		CHECK_EQ(interrupts + nmis, 0);
+		if (!over_l1) {
+			/* VMRUN sets GIF: it exits before L2 does anything */
+			l2.vmcb.save.rip += 3;
+			svm_vmrun(&l2.vmcb, &l2.regs);
+			CHECK_EQ(l2.vmcb.control.exit_code, exit);
+			CHECK_EQ(interrupts + nmis, 0);
+		}
+		stgi();
+		settle();
+		cli();
+		CHECK_EQ(interrupts, !nmi);
+		CHECK_EQ(nmis, nmi);
+	}
+	trap_hook(PHYSICAL, NULL);
+	trap_hook(VEC_NMI, NULL);
+}
+
+L2_CODE(v_held_stgi, "clgi\n\tmov %ebx, (%rdi)\n\tmov $1000, %ecx\n1:\tpause\n\tloop "
+		     "1b\n\tstgi\nv_released:\n\tnop\n\tnop");
+extern const u8 v_released[];
+
+/* L2's own STGI releases it. */
+static void check_real_stgi(const void *arg)
+{
+	(void)arg;
+	if (rdmsr(MSR_APIC_BASE) & APIC_BASE_X2) {
+		tap_skip("the APIC is not in memory");
+		return;
+	}
+	nmis = 0;
+	trap_hook(VEC_NMI, on_nmi);
+	l2_reset(v_held_stgi);
+	l2_intercept(INTERCEPT(NMI));
+	apic_write(APIC_ICR_HIGH, apic_read(0x20));
+	l2.regs.rdi = (u64)apic_register(APIC_ICR);
+	l2.regs.rbx = APIC_ICR_NMI;
+	clgi();
+	svm_vmrun(&l2.vmcb, &l2.regs);
+	CHECK_EQ(l2.vmcb.control.exit_code, VMEXIT_NMI);
+	CHECK_EQ(l2.vmcb.save.rip, (u64)v_released);
+	stgi();
+	settle();
+	CHECK_EQ(nmis, 1);
+	trap_hook(VEC_NMI, NULL);
+}
+
 /* Not offered: the bits mean nothing, and no instruction of L2 changes them. */
 static void check_hidden(const void *arg)
 {
@@ -257,12 +353,26 @@ static const struct {
 	{"V_GIF without VGIF", check_hidden},
 };
 
+static const struct {
+	const char *name;
+	void (*run)(const void *);
+	const void *arg;
+} real_cases[] = {
+	{"CLGI of L2 holds INTR, V_INTR_MASKING=1", check_real_gif, (const void *)HELD_INTR},
+	{"CLGI of L2 holds INTR, V_INTR_MASKING=0", check_real_gif,
+	 (const void *)HELD_INTR_UNMASKED},
+	{"CLGI of L2 holds NMI", check_real_gif, (const void *)HELD_NMI},
+	{"STGI of L2 releases NMI", check_real_stgi, NULL},
+};
+
 void guest_main(void)
 {
-	tap_plan(ARRAY_SIZE(cases));
+	tap_plan(ARRAY_SIZE(cases) + ARRAY_SIZE(real_cases));
 	if (!svm_start())
 		return;
 	note("VGIF: %s", platform.svm_edx & SVM_VGIF ? "yes" : "no");
 	for (u32 i = 0; i < ARRAY_SIZE(cases); i++)
 		tap_run(cases[i].name, run_case, &cases[i].run);
+	for (u32 i = 0; i < ARRAY_SIZE(real_cases); i++)
+		tap_run(real_cases[i].name, real_cases[i].run, real_cases[i].arg);
 }
