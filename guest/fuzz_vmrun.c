@@ -195,7 +195,7 @@ static struct {
 	bool maps_changed; /* the contents of a permission map */
 	u32 stale;	   /* bit n: ASID n must be flushed before translations are right */
 	u64 code;	   /* of the last exit */
-	u8 interrupt;	   /* what `bits` of L1 is not */
+	bool elsewhere;	   /* RIP may not lead to the program's bytes */
 } now;
 
 static struct vmcb_control *ctl(void)
@@ -519,7 +519,8 @@ static void c_cr4(void)
 
 	save()->cr4 ^= BIT(PICK(bits));
 	if (once_in(8))
-		save()->cr4 ^= BIT(24 + below(40));
+		/* QEMU's `max` has bits of Intel's, from 24 on */
+		save()->cr4 ^= BIT(33 + below(31));
 	tell("CR4 0x%lx", save()->cr4);
 }
 
@@ -575,7 +576,8 @@ static void c_g_pat(void)
 
 static void c_rip(void)
 {
-	save()->rip += below(8);
+	/* not into the middle of one: a MOV to CR0 must have its register ready */
+	save()->rip = program_step(below(16));
 	tell("RIP 0x%lx", save()->rip);
 }
 
@@ -652,6 +654,7 @@ static void c_wild(void)
 
 	if (!is_caged())
 		return;
+	now.elsewhere = true;
 	if (once_in(3))
 		*field = rnd();
 	else
@@ -737,7 +740,10 @@ static void c_nested_entry(void)
 	else
 		entry = once_in(2) ? &a->npdpt[0] : &a->npml4[0];
 	*entry = spoil_entry(*entry, ARENA_ADDRESS, entry >= a->npt);
+	if (entry == &a->npml4[0] && avoid(DEPARTURE_NPT_PML4E_G))
+		*entry &= ~PTE_G;
 	now.stale = ~0u;
+	now.elsewhere |= (*entry & PTE_P) && entry >= a->npt;
 	tell("nested entry 0x%lx: 0x%lx", (u64)entry - (u64)a->npml4, *entry);
 }
 
@@ -752,11 +758,14 @@ static void c_l2_entry(void)
 		return;
 	old = narrow ? *(u32 *)entry : *(u64 *)entry;
 	value = spoil_entry(old, shape.base, page && old != 0);
+	if (entry == ARENA->l2.pdpt_pae && avoid(DEPARTURE_PDPTE_RESERVED))
+		value &= (PTE_ADDR & BITS(platform.phys_bits - 1, 0)) | PTE_P | PTE_PWT | PTE_PCD;
 	if (narrow)
 		*(u32 *)entry = (u32)value;
 	else
 		*(u64 *)entry = value;
 	now.stale = ~0u;
+	now.elsewhere = true;
 	tell("page-table entry 0x%lx of L2's: 0x%lx", (u64)entry - (u64)&ARENA->l2, value);
 }
 
@@ -820,6 +829,10 @@ static void make_safe(void)
 	vmcb_set_intercept(c, VMEXIT_RDTSCP);
 	vmcb_set_intercept(c, VMEXIT_RDPMC); /* nor are counters */
 	vmcb_set_intercept(c, VMEXIT_SKINIT);
+	if (program_needs_msrpm && !(c->msrpm_base_pa >> platform.phys_bits))
+		c->msrpm_base_pa = (u64)ARENA->msrpm[MAP_SET];
+	if (program_needs_iopm && !(c->iopm_base_pa >> platform.phys_bits))
+		c->iopm_base_pa = (u64)ARENA->iopm[MAP_SET];
 	if (avoid(DEPARTURE_CR8_ABORT) && (c->int_ctl & V_IRQ))
 		vmcb_set_intercept(c, INTERCEPT_CR_WRITE(8));
 	if (avoid(DEPARTURE_CR_READ)) { /* all or none, then the code can be told */
@@ -834,6 +847,8 @@ static void make_safe(void)
 	if (avoid(DEPARTURE_EFER_LMA))
 		s->efer = (s->efer & ~EFER_LMA) |
 			  ((s->efer & EFER_LME) && (s->cr0 & CR0_PG) ? EFER_LMA : 0);
+	if (avoid(DEPARTURE_EVENTINJ_NEXT_RIP))
+		c->next_rip = s->rip;
 	if (avoid(DEPARTURE_NCR3_UNCHECKED))
 		c->nested_cr3 &= BITS(platform.phys_bits - 1, 0);
 	if (avoid(DEPARTURE_PDPTE_A) && (ARENA->l2.pdpt_pae[0] & PTE_A)) {
@@ -1023,10 +1038,12 @@ static void field(const char *name, u64 v)
 /* What must hold on every platform. */
 static void must(bool ok, const char *what)
 {
-	if (!ok && !broken)
+	if (ok)
+		return;
+	if (!broken)
 		broken = what;
-	digest_add(ok);
-	if (choices.detail && !ok)
+	digest_add(1);
+	if (choices.detail)
 		print("broken: %s\n", what);
 }
 
@@ -1061,20 +1078,27 @@ static u64 event_of(u64 event)
 	return event & EVENT_EV ? event : (u32)event;
 }
 
+/* The instruction at RIP, if it is one of the program's. */
+static const struct known_insn *insn_here(void)
+{
+	const struct vmcb_save *s = save();
+
+	if ((s->efer & EFER_LMA) && (s->cs.attrib & SEG_ATTR_L))
+		return program_insn(s->rip);
+	return program_insn((u32)(s->cs.base + s->rip));
+}
+
 static bool code_in(u64 first, u64 last)
 {
 	return now.code >= first && now.code <= last;
 }
 
 /* The exit's code, and its infos as far as the CPU below gives them. */
-static void digest_exit(const struct known_insn *insn)
+static void digest_exit(void)
 {
 	const struct vmcb_control *c = ctl();
 	u64 code = now.code, info1 = 0, info2 = 0;
 
-	if (code == VMEXIT_CR_READ(0) && insn && insn->kind == INSN_MOV_CR &&
-	    departs(DEPARTURE_CR_READ))
-		code = insn->value;
 	if (code_in(VMEXIT_EXCEPTION(0), VMEXIT_EXCEPTION(31))) {
 		info1 = c->exit_info_1;
 		if (code == VMEXIT_EXCEPTION(VEC_PF))
@@ -1095,6 +1119,16 @@ static void digest_exit(const struct known_insn *insn)
 	field("info2", info2);
 }
 
+/* The linear address of DS:[rDI]. */
+static u64 address_at_rdi(void)
+{
+	const struct vmcb_save *s = save();
+
+	if ((s->efer & EFER_LMA) && (s->cs.attrib & SEG_ATTR_L))
+		return now.regs.rdi;
+	return (u32)(s->ds.base + (u32)now.regs.rdi);
+}
+
 /* nRIP and decode assists, where they are offered: against what the program knows of its instruction. */
 static void check_assists(const struct known_insn *insn)
 {
@@ -1107,7 +1141,7 @@ static void check_assists(const struct known_insn *insn)
 		return;
 	if (platform.svm_edx & SVM_NRIPS) {
 		if (of_insn)
-			must(c->next_rip == insn->at + insn->length, "nRIP");
+			must(c->next_rip == save()->rip + insn->length, "nRIP");
 		else if (now.code == VMEXIT_NPF || now.code == VMEXIT_EXCEPTION(VEC_PF))
 			must(!c->next_rip, "nRIP of a fault is 0");
 	}
@@ -1122,8 +1156,8 @@ static void check_assists(const struct known_insn *insn)
 	if (now.code == VMEXIT_SWINT && insn->kind == INSN_INT && insn->length >= 2)
 		must(c->exit_info_1 == insn->value, "EXITINFO1 of INTn");
 	if (now.code == VMEXIT_INVLPG && insn->kind == INSN_INVLPG)
-		must(c->exit_info_1 == insn->value, "EXITINFO1 of INVLPG");
-	if (now.code == VMEXIT_NPF || now.code == VMEXIT_EXCEPTION(VEC_PF)) {
+		must(c->exit_info_1 == address_at_rdi(), "EXITINFO1 of INVLPG");
+	if ((now.code == VMEXIT_NPF || now.code == VMEXIT_EXCEPTION(VEC_PF)) && !now.elsewhere) {
 		bool same = c->insn_len <= sizeof(c->insn_bytes);
 
 		for (u32 i = 0; i < c->insn_len && i < sizeof(c->insn_bytes); i++)
@@ -1181,7 +1215,7 @@ static void digest_save(void)
 	field("cr4", s->cr4);
 	field("dr6", s->dr6);
 	field("dr7", s->dr7);
-	field("rflags", s->rflags);
+	field("rflags", s->rflags & ~(avoid(DEPARTURE_RF_STAYS) ? RFLAGS_RF : 0));
 	field("rip", s->rip);
 	field("rsp", s->rsp);
 	field("rax", s->rax);
@@ -1268,8 +1302,11 @@ static struct {
 
 static void report(bool in_time)
 {
-	const struct known_insn *insn = program_insn(save()->rip);
+	const struct known_insn *insn = insn_here();
 
+	if (now.code == VMEXIT_CR_READ(0) && insn && insn->kind == INSN_MOV_CR &&
+	    departs(DEPARTURE_CR_READ))
+		now.code = insn->value;
 	statistics.vmruns++;
 	digest = 0xcbf29ce484222325ull;
 	broken = NULL;
@@ -1286,7 +1323,7 @@ static void report(bool in_time)
 	} else if (now.code == VMEXIT_SHUTDOWN) { /* the state is not defined (APM2 §15.14.3) */
 		statistics.codes[VMEXIT_SHUTDOWN]++;
 	} else {
-		digest_exit(insn);
+		digest_exit();
 		check_assists(insn);
 		digest_control();
 		digest_save();
@@ -1348,6 +1385,7 @@ static void start_anew(void)
 	vmcb_set_intercept(ctl(), VMEXIT_VMRUN);
 	memory_reset();
 	now.stale = ~0u;
+	now.elsewhere = false;
 	reset_segments(save());
 	program_make(ctl(), steps, now.final);
 	reset_save();
@@ -1356,7 +1394,7 @@ static void start_anew(void)
 /* What a hypervisor does: it emulates the instruction (here: skips it), or repairs its tables, and goes on. */
 static void resume(void)
 {
-	const struct known_insn *insn = program_insn(save()->rip);
+	const struct known_insn *insn = insn_here();
 	const u64 event = event_of(ctl()->exit_int_info);
 
 	if (choices.detail)
@@ -1398,6 +1436,8 @@ static void one_run(void)
 	if (now.valid)
 		flushed();
 	ctl()->tlb_control = 0;
+	if (virtual_interrupt_faulted())
+		ctl()->int_ctl &= ~(u32)V_IRQ;
 	now.maps_changed = false;
 	now.was = *now.vmcb;
 }

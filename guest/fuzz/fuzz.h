@@ -166,10 +166,9 @@ enum kind {
 	INSN_OTHER,
 	INSN_MOV_CR,	/* gpr, value: number of the CR */
 	INSN_CR_OTHER,	/* CLTS, LMSW, SMSW */
-	INSN_MOV_DR,	/* gpr */
+	INSN_MOV_DR,	/* gpr, value: number of the DR */
 	INSN_INT,	/* value: vector */
-	INSN_INVLPG,	/* value: linear address */
-	INSN_INVLPGA,	/* the same */
+	INSN_INVLPG,	/* of the memory at rDI */
 	INSN_MOV_TO_CR, /* as INSN_MOV_CR */
 };
 
@@ -177,6 +176,7 @@ enum kind {
 struct known_insn {
 	u32 at;
 	u8 length, gpr;
+	bool write; /* of INSN_MOV_DR */
 	enum kind kind;
 	u64 value;
 };
@@ -186,10 +186,13 @@ enum final { FINAL_CPUID, FINAL_VMMCALL, FINAL_HLT, FINALS };
 
 /* A new program of at most so many steps. Adds the intercepts without which it would not be the same everywhere. */
 void program_make(struct vmcb_control *c, u32 steps, enum final final);
-/* The one at this RIP, or NULL. */
-const struct known_insn *program_insn(u64 rip);
+/* The one at this linear address, or NULL. */
+const struct known_insn *program_insn(u64 at);
 u32 program_start(void);
+/* Where one of its steps begins. */
+u32 program_step(u64 n);
 /* Intercepts that the last program needs. */
 extern u32 program_needs[6];
+extern bool program_needs_iopm, program_needs_msrpm; /* the map that intercepts all */
 
 #endif

@@ -9,6 +9,7 @@
 #include "x86/msr.h"
 
 #define MAX_KNOWN 128
+#define MAX_STEPS 16
 #define PROGRAM_BYTES (sizeof(((struct l2_memory *)NULL)->code))
 #define SCRATCH_PORT 0x80u
 
@@ -19,11 +20,13 @@ static struct {
 	struct known_insn known[MAX_KNOWN];
 	u32 count;
 	u32 start, at, insn; /* linear */
+	u32 steps, step_at[MAX_STEPS];
 	enum final final;
 	unsigned int bits; /* 64, 32 or 16: the code at this place */
 	u32 cs;		   /* selector there */
 } p;
 u32 program_needs[6];
+bool program_needs_iopm, program_needs_msrpm;
 
 /* ---- bytes ---- */
 
@@ -254,7 +257,7 @@ static const u32 other_msrs[] = {
 /* With the map that intercepts all: an MSR that is not there is not the same everywhere. */
 static void all_msrs_exit(void)
 {
-	p.c->msrpm_base_pa = (u64)ARENA->msrpm[MAP_SET];
+	program_needs_msrpm = true;
 	need(VMEXIT_MSR);
 }
 
@@ -325,6 +328,13 @@ static void s_rdpmc(void)
 	I(0x0f, 0x33);
 }
 
+/* Before an I/O instruction that looks into the TSS: SAHF, after which QEMU has the flags ready. */
+static void flags_ready(void)
+{
+	if (shape.user && avoid(DEPARTURE_IO_MAP_FLAGS))
+		I(0x9e);
+}
+
 static void s_in_out(void)
 {
 	const bool dx = once_in(2), wide = once_in(2);
@@ -333,11 +343,12 @@ static void s_in_out(void)
 
 	if (dx && once_in(3)) { /* any, if it is not carried out */
 		port = (u32)below(0x10000);
-		p.c->iopm_base_pa = (u64)ARENA->iopm[MAP_SET];
+		program_needs_iopm = true;
 		need(VMEXIT_IOIO);
 	}
 	if (dx)
 		mov(RDX, port);
+	flags_ready();
 	begin();
 	if (wide && once_in(2))
 		E(0x66);
@@ -356,6 +367,7 @@ static void s_ins_outs(void)
 	mov(RCX, below(5));
 	mov(RDI, data_address());
 	mov(RSI, data_address());
+	flags_ready();
 	begin();
 	address32();
 	if (once_in(2))
@@ -478,6 +490,8 @@ static void s_mov_dr(void)
 		E((u8)(0x40 | (gpr > 7 ? 1 : 0)));
 	E(0x0f, write ? 0x23 : 0x21, (u8)(0xc0 | dr << 3 | (gpr & 7)));
 	end_as(INSN_MOV_DR, gpr, dr);
+	if (p.count)
+		p.known[p.count - 1].write = write;
 }
 
 static void s_int(void)
@@ -499,6 +513,10 @@ static void s_int3(void)
 
 static void s_into(void)
 {
+	if (p.bits == 64 && avoid(DEPARTURE_INTO_64)) {
+		I(0x90);
+		return;
+	}
 	if (p.bits != 64) { /* ADD AL, 7Fh twice, which overflows at one of them */
 		I(0x04, 0x7f);
 		I(0x04, 0x7f);
@@ -763,12 +781,11 @@ static void s_hlt(void)
 
 static void s_invlpg(void)
 {
-	u64 to = point();
-
+	point();
 	begin();
 	address32();
 	E(0x0f, 0x01, at_rdi(7));
-	end_as(INSN_INVLPG, 0, to);
+	end_as(INSN_INVLPG, 0, 0);
 }
 
 static void s_caches(void)
@@ -905,7 +922,11 @@ static void s_strings(void)
 
 static void s_syscall(void)
 {
-	I(0x0f, once_in(2) ? 0x05 : 0x34); /* SYSCALL, SYSENTER */
+	bool sysenter = once_in(2);
+
+	if (mode_is_long() && avoid(DEPARTURE_SYSENTER_LONG))
+		sysenter = false;
+	I(0x0f, sysenter ? 0x34 : 0x05);
 }
 
 static void s_swapgs(void)
@@ -966,14 +987,12 @@ static void s_skinit(void)
 
 static void s_invlpga(void)
 {
-	const u64 to = data_address();
-
-	mov(RAX, to);
+	mov(RAX, data_address());
 	mov(RCX, below(4));
 	begin();
 	any_prefixes();
 	E(0x0f, 0x01, 0xdf);
-	end_as(INSN_INVLPGA, 0, to);
+	end();
 }
 
 static void s_nothing(void)
@@ -1058,9 +1077,9 @@ static const struct step {
 	{"NOP", s_nothing, NO_INTERCEPT},
 };
 
-static void make_step(void)
+/* Drawn by the first item of a pair; the second intercepts this one or any other. */
+static void make_step(const struct step *s)
 {
-	const struct step *s = &PICK(steps);
 	const u32 first = p.at;
 
 	s->make();
@@ -1073,11 +1092,13 @@ static void make_step(void)
 	print("\n");
 }
 
-static void intercept_some(void)
+static void intercept_some(const struct step *own)
 {
-	const struct step *s = &PICK(steps);
+	const struct step *s = once_in(2) ? own : &PICK(steps);
 	unsigned int bit = s->intercept;
 
+	if (once_in(2))
+		return;
 	if (bit == NO_INTERCEPT)
 		return;
 	if (bit == ANY_CR)
@@ -1085,6 +1106,17 @@ static void intercept_some(void)
 	if (bit == ANY_DR)
 		bit = (u32)(once_in(2) ? INTERCEPT_DR_READ(0) : INTERCEPT_DR_WRITE(0)) +
 		      (u32)below(8);
+	if (s == own && p.count && once_in(2)) { /* exactly that of its register */
+		const struct known_insn *last = &p.known[p.count - 1];
+
+		if (last->kind == INSN_MOV_CR)
+			bit = INTERCEPT_CR_READ((u32)last->value);
+		if (last->kind == INSN_MOV_TO_CR)
+			bit = INTERCEPT_CR_WRITE((u32)last->value);
+		if (last->kind == INSN_MOV_DR)
+			bit = (last->write ? INTERCEPT_DR_WRITE(0) : INTERCEPT_DR_READ(0)) +
+			      (u32)last->value;
+	}
 	tell("intercept 0x%x", bit);
 	vmcb_set_intercept(p.c, bit);
 }
@@ -1101,10 +1133,11 @@ static const struct {
 void program_make(struct vmcb_control *c, u32 count, enum final final)
 {
 	p.c = c;
-	p.count = 0;
+	p.count = p.steps = 0;
 	p.final = final;
 	for (u32 i = 0; i < ARRAY_SIZE(program_needs); i++)
 		program_needs[i] = 0;
+	program_needs_iopm = program_needs_msrpm = false;
 	p.bits = shape.mode == LONG64 ? 64 : shape.mode >= PROT16 ? 16 : 32;
 	p.cs = shape.mode == LONG64   ? (shape.user ? SEL_USER_CODE64 : SEL_CODE64)
 	       : shape.mode == PROT16 ? SEL_CODE16
@@ -1116,10 +1149,15 @@ void program_make(struct vmcb_control *c, u32 count, enum final final)
 	/* with luck it crosses into the next page */
 	p.start = p.at = L2_AT(code) + (u32)(once_in(3) ? PAGE_SIZE - below(64) : below(256));
 	for (u32 i = 0; i < count; i++) {
+		const bool keep = item();
+		const struct step *s = &PICK(steps);
+
+		if (keep) {
+			p.step_at[p.steps++] = p.at;
+			make_step(s);
+		}
 		if (item())
-			make_step();
-		if (item())
-			intercept_some();
+			intercept_some(s);
 	}
 	choices_restart(2);
 	begin();
@@ -1137,17 +1175,22 @@ u32 program_start(void)
 	return p.start;
 }
 
-const struct known_insn *program_insn(u64 rip)
+u32 program_step(u64 n)
+{
+	return p.steps ? p.step_at[n % p.steps] : p.start;
+}
+
+const struct known_insn *program_insn(u64 at)
 {
 	static struct known_insn stub;
 
 	for (u32 i = 0; i < p.count; i++)
-		if (p.known[i].at == rip)
+		if (p.known[i].at == at)
 			return &p.known[i];
-	if (rip < L2_AT(stubs) || rip >= L2_AT(stack) || rip % sizeof(ARENA->l2.stubs[0]))
+	if (at < L2_AT(stubs) || at >= L2_AT(stack) || at % sizeof(ARENA->l2.stubs[0]))
 		return NULL;
-	stub = (struct known_insn){.at = (u32)rip, .length = finals[p.final].bytes};
-	if (ARENA->l2.stubs[0][0] != ARENA->l2.stubs[(rip - L2_AT(stubs)) / 16][0])
+	stub = (struct known_insn){.at = (u32)at, .length = finals[p.final].bytes};
+	if (ARENA->l2.stubs[0][0] != ARENA->l2.stubs[(at - L2_AT(stubs)) / 16][0])
 		stub.length = mode_is_long() ? 2 : 1; /* IRET */
 	return &stub;
 }

@@ -55,6 +55,16 @@ void platform_probe(void);
 	X(INVALID_SAVES, TCG_BARE, "a refused VMRUN overwrites the save area of the VMCB")         \
 	X(EXITINTINFO_RESERVED, TCG_BARE, "bits 30:12 of EVENTINJ come back in EXITINTINFO")       \
 	X(PF_RESERVED_P, TCG_BOTH, "a #PF by a reserved bit lacks P in its error code")            \
+	X(EVENTINJ_NEXT_RIP, TCG_BARE,                                                             \
+	  "an injected software interrupt returns to RIP, whatever nRIP says")                     \
+	X(SYSENTER_LONG, TCG_BOTH,                                                                 \
+	  "SYSENTER under long mode leaves CS with L and D, which VMRUN refuses")                  \
+	X(INTO_64, TCG_BOTH,                                                                       \
+	  "INTO in 64-bit mode, which does not exist there, exits by INTn's intercept")            \
+	X(PDPTE_RESERVED, TCG_BOTH, "reserved bits in a PDPTE of PAE paging are not checked")      \
+	X(NPT_PML4E_G, TCG_BARE, "bit 8 of a nested PML4 entry is not taken for reserved")         \
+	X(IO_MAP_FLAGS, TCG_BOTH,                                                                  \
+	  "an exit in the look-up of the TSS's I/O map loses the arithmetic flags")                \
 	X(RF_STAYS, TCG_BOTH, "RFLAGS.RF is not cleared by every instruction that completes")      \
 	X(NPT_1G_A, TCG_BARE,                                                                      \
 	  "A of a nested 1-GByte leaf is set by an access that it does not allow")                 \
