@@ -53,6 +53,9 @@ TIMED(time_evtsel_off, WRMSR_SETUP, "wrmsr", MSR_PERFEVTSEL(0), 0)
 TIMED(time_roundtrip, "mov %%r9, %%rax", "vmrun %%rax", (u64)&l2.vmcb, 0)
 
 L2_CODE(l2_exit, "");
+/* RAX: ticks from before the read of RDI to after it; RSI is read before. */
+L2_CODE(l2_touch, "mov (%rsi), %rbx\n\trdtsc\n\tshl $32, %rdx\n\tor %rdx, %rax\n\tmov %rax, %r8\n\t"
+		  "mov (%rdi), %rbx\n\trdtsc\n\tshl $32, %rdx\n\tor %rdx, %rax\n\tsub %r8, %rax");
 
 static unsigned int shift;
 
@@ -60,6 +63,52 @@ static void save_l2(void)
 {
 	l2_reset(l2_exit);
 	vmsave((u64)&l2.vmcb);
+}
+
+/* Where L2 sees two pages that nothing else is near, in 4-KByte nested pages. */
+#define PAGES 0xc0000000ull
+
+static void page_fault_begin(void)
+{
+	static u8 pages[2 * PAGE_SIZE] ALIGNED(4096);
+
+	l2_reset(l2_touch);
+	l2_use_npt();
+	paging_split(&l2.npt, PAGES);
+	for (u64 i = 0; i < 2; i++)
+		l2.npt.pt[i] = ((u64)pages + i * PAGE_SIZE) | PTE_ALL;
+}
+
+/* L2 on an empty shadow touches PAGES, and before it `first`. */
+static u64 touch(u64 first)
+{
+	l2.vmcb.save.rip = (u64)l2_touch;
+	l2.regs.rdi = PAGES;
+	l2.regs.rsi = first;
+	l2_flush();
+	l2_run();
+	return l2.vmcb.save.rax;
+}
+
+/* The shadow's tables for PAGES are not there yet, or they are, and only the page is missing. */
+static u64 time_page_fault(void)
+{
+	return touch((u64)l2.stack);
+}
+
+static u64 time_page_fault_leaf(void)
+{
+	return touch(PAGES + PAGE_SIZE);
+}
+
+static u64 time_page_fault_empty(void)
+{
+	return touch(PAGES);
+}
+
+static u64 time_page_fault_leaf_empty(void)
+{
+	return touch(PAGES);
 }
 
 static void evtsel_off(void)
@@ -127,6 +176,8 @@ static struct bench {
 			.begin = roundtrip_begin, .end = stgi),
 	B("nested_roundtrip_pmu6", time_roundtrip, .limit = 6 * 20, .limit_of = ABOVE_ROUNDTRIP,
 	  .begin = roundtrip_pmu6_begin, .end = end_gif_pmu, .needs_pmu = true),
+	B("l2_page_fault", time_page_fault, .limit = 2500, .begin = page_fault_begin),
+	B("l2_page_fault_leaf", time_page_fault_leaf, .limit = 2500, .begin = page_fault_begin),
 	B("cpuid_pmu1", time_cpuid, .limit = 40, .limit_of = ABOVE_CPUID, .begin = evtsel_on,
 	  .end = pmu_stop_all, .needs_pmu = true),
 #undef B
