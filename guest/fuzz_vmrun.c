@@ -844,7 +844,7 @@ static void make_safe(void)
 	}
 	if (avoid(DEPARTURE_VMEXIT_WITHOUT_PAE) && (s->efer & EFER_LME) && !(s->cr0 & CR0_PG))
 		s->cr4 |= CR4_PAE;
-	if (avoid(DEPARTURE_EFER_LMA))
+	if (avoid(DEPARTURE_LMA_AS_IS))
 		s->efer = (s->efer & ~EFER_LMA) |
 			  ((s->efer & EFER_LME) && (s->cr0 & CR0_PG) ? EFER_LMA : 0);
 	if (avoid(DEPARTURE_EVENTINJ_NEXT_RIP))

@@ -304,7 +304,7 @@ static void check_accessed_dirty(const void *arg)
 		CHECK_EQ(entry_get(&nested, f, leaf) & (PTE_A | PTE_D), PTE_A | PTE_D);
 		CHECK_EQ(page_a.value, 0x1234);
 		/* a PDPTE has neither */
-		if (f->levels == 3 && !departs(DEPARTURE_PDPTE_RESERVED))
+		if (f->levels == 3 && !departs(DEPARTURE_NPT_PDPTE))
 			CHECK_EQ(nested.pdpt[3], pa(nested.pd.pae[3]) | PTE_P);
 	}
 }
@@ -349,7 +349,7 @@ static void check_root(const void *arg)
 	/* A PDPTE with a bit that is reserved in it, and one that is not there. */
 	ready(f, READ, 1);
 	nested.pdpt[3] |= PTE_W;
-	if (departs(DEPARTURE_PDPTE_RESERVED)) {
+	if (departs(DEPARTURE_NPT_PDPTE)) {
 		CHECK_EQ(run(), VMEXIT_VMMCALL);
 	} else {
 		CHECK_EQ(run(), VMEXIT_NPF);

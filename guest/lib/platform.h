@@ -72,7 +72,7 @@ void platform_probe(void);
 	  "reserved bits 63:32 of INTERRUPT_SHADOW's field are kept")                              \
 	X(VIRQ_FAULT, TCG_BOTH, "V_IRQ is still set when the delivery of its interrupt faults")    \
 	X(PDPTE_A, TCG_BOTH, "A is set in a PDPTE of PAE paging, where it is reserved")            \
-	X(EFER_LMA, TCG_BARE, "VMRUN takes EFER.LMA as it is and does not compute it")             \
+	X(LMA_AS_IS, TCG_BARE, "VMRUN takes EFER.LMA as it is and does not compute it")            \
 	X(VMEXIT_WITHOUT_PAE, TCG_BOTH,                                                            \
 	  "#VMEXIT from LME=1, PG=0, PAE=0 leaves the host without paging")                        \
 	X(MSR_RCX, TCG_BOTH, "the MSR permission map is looked up with all 64 bits of RCX")        \
@@ -83,7 +83,7 @@ void platform_probe(void);
 	  "nested paging")                                                                         \
 	X(G_PAT, TCG_BARE, "L2 has no PAT of its own: G_PAT is ignored")                           \
 	X(VM_CR, TCG_BARE, "VM_CR reads 0 and ignores writes")                                     \
-	X(PDPTE_RESERVED, TCG_BARE,                                                                \
+	X(NPT_PDPTE, TCG_BARE,                                                                     \
 	  "in a PDPTE of nested tables A is set and reserved bits are ignored")                    \
 	X(NPT_TWO_LEVEL, TCG_BARE,                                                                 \
 	  "nested tables of two levels are not used: L2-physical addresses are L1's")              \
