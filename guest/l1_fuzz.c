@@ -719,7 +719,7 @@ static void msr_read(void)
 /* VM_CR.LOCK and SVMDIS together would end SVM for good; EFER must keep what L1 runs on. */
 static void msr_write(void)
 {
-	const u64 efer = rdmsr(MSR_EFER), keep = EFER_LME | LMA_AS_IS | EFER_NXE;
+	const u64 efer = rdmsr(MSR_EFER), keep = EFER_LME | EFER_LMA | EFER_NXE;
 	u64 vector;
 
 	op.value = once_in(2) ? rnd() : rnd_sparse(4);

@@ -839,7 +839,7 @@ static void at_msr_read(void)
 
 static void at_msr_write(void)
 {
-	const u64 run_on = EFER_LME | LMA_AS_IS | EFER_NXE;
+	const u64 run_on = EFER_LME | EFER_LMA | EFER_NXE;
 	u64 pat = rdmsr(MSR_PAT);
 
 	do
