@@ -669,7 +669,7 @@ static void check_nmi_injected(const void *arg)
 	svm_vmrun(&l2.vmcb, &l2.regs);
 	CHECK_EQ(l2_caught(), VEC_NMI);
 	if (!departs(DEPARTURE_NMI_AFTER_INJECTION))
-		CHECK_EQ(frame()[0], (u64)l2_event_stubs + VEC_NMI * 4);
+		CHECK_EQ(frame()[0], (u64)l2_event_stubs + VEC_NMI * 4ul);
 	nmi_unmask();
 	vmload((u64)&l1_state);
 	nmis = 1;
