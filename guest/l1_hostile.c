@@ -23,6 +23,7 @@
 #include "abi/hypercall.h"
 #include "guest/lib/apic.h"
 #include "guest/lib/cpu.h"
+#include "guest/lib/legacy.h"
 #include "guest/lib/platform.h"
 #include "guest/lib/pmu.h"
 #include "guest/lib/svm.h"
@@ -879,11 +880,8 @@ static void at_msr_write(void)
 
 /* ---- SVM instructions in all modes ---- */
 
-#define GDT_LIMIT_16 0xffffu
-
-/* Registers for code in compatibility mode, which cannot see more of the 64-bit ones. */
 static struct {
-	u64 selector;
+	u64 selector; /* the segment that run_compat() and run_user() go to */
 } far;
 
 static void write_svm_instruction(bool mode_64, const u8 *end, u64 end_bytes)
@@ -942,6 +940,41 @@ static u64 svm_operand(void)
 	}
 }
 
+/* The same outside of long mode: without paging, or with PAE tables. */
+static void svm_legacy(bool svme0)
+{
+	static const u8 ret[] = {0xc3};
+	static struct legacy legacy;
+	static u64 pdpt[4] ALIGNED(32);
+	const bool paging = once_in(2);
+	u8 *entry = code_page + PAGE_SIZE / 2; /* MOV EAX; MOV ECX; JMP to the instruction */
+	u32 rax = (u32)svm_operand(), rcx = (u32)rnd(), back = 0u - (u32)(PAGE_SIZE / 2) - 15;
+	u64 vector;
+
+	write_svm_instruction(false, ret, sizeof(ret));
+	entry[0] = 0xb8;
+	__builtin_memcpy(entry + 1, &rax, 4);
+	entry[5] = 0xb9;
+	__builtin_memcpy(entry + 6, &rcx, 4);
+	entry[10] = 0xe9;
+	__builtin_memcpy(entry + 11, &back, 4);
+	paging_identity(&odd, PTE_ALL);
+	for (u32 g = 0; g < 4; g++)
+		pdpt[g] = (u64)odd.pd[g] | PTE_P;
+	legacy = (struct legacy){
+		.cr0 = (u32)(paging ? l1_cr0 : l1_cr0 & ~CR0_PG),
+		.cr3 = (u32)(u64)pdpt,
+		.cr4 = paging ? CR4_PAE : 0,
+		.efer = (u32)(l1_efer & EFER_NXE) | (svme0 ? 0 : (u32)EFER_SVME),
+		.code = (u32)(u64)entry,
+	};
+	vector = legacy_run(&legacy);
+	if (not_allowed(vector, BIT(VEC_UD) | BIT(VEC_GP))) {
+		expect(false, "an exception that no CPU raises here");
+		note("vector %lu error 0x%x eip 0x%x", vector, legacy.error, legacy.eip);
+	}
+}
+
 static void at_svm(void)
 {
 	static const u8 ret[] = {0xc3}, retf[] = {0xcb}, retf_16[] = {0x66, 0xcb},
@@ -955,11 +988,14 @@ static void at_svm(void)
 	op.rdx = rnd();
 	if (svme0)
 		svm_disable();
-	switch (below(6)) {
+	switch (below(7)) {
 	case 0:
 	case 1:
 		write_svm_instruction(true, ret, sizeof(ret));
 		attempt(run_64, allowed);
+		break;
+	case 4:
+		svm_legacy(svme0);
 		break;
 	case 2:
 		far.selector = GDT_CODE32;
