@@ -750,9 +750,9 @@ static void test_chips(struct machine *m)
 	if (!machine_open(m, guest_chips, true) || !run_out(m, PORT_READY) || !pulse(m, PIC_PIN) ||
 	    !run_out(m, PORT_READY) || !pulse(m, IOAPIC_PIN) || !run_out(m, PORT_DONE))
 		return;
-	/* The period is no longer than a slow machine may need to stop. */
+	/* There is no upper limit: where interrupts cost much, more periods end before the guest stops. */
 	seen = read64(m, GUEST_LOG);
-	CHECK(seen >= least && seen <= TRAPS_MAX, "%lu traps, expected %lu at least", seen, least);
+	CHECK(seen >= least, "%lu traps, expected %lu at least", seen, least);
 	log = (struct trap *)(m->memory + GUEST_LOG + 8);
 	for (u64 i = first; i < least; i++)
 		CHECK(log[i].vector == VECTOR_TIMER, "trap %lu is vector %lu", i, log[i].vector);

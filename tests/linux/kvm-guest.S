@@ -207,7 +207,7 @@ program guest_chips_woken
 	mov	GUEST_LOG, %rbp
 	add	$PERIODIC_ROUNDS, %rbp
 	apic	0x320, (0x20000+VECTOR_TIMER)
-	apic	0x380, 5000000
+	apic	0x380, 20000000
 	sti
 2:	cmp	GUEST_LOG, %rbp
 	ja	2b
