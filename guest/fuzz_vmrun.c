@@ -1240,8 +1240,10 @@ static void digest_registers(void)
 {
 	static const char *const names[] = {"rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "r8",
 					    "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
-	const u64 *r = &now.regs.rbx;
+	u64 r[ARRAY_SIZE(names)];
 
+	static_assert(sizeof(r) == sizeof(now.regs), "a name for each register");
+	__builtin_memcpy(r, &now.regs, sizeof(r));
 	for (u32 i = 0; i < ARRAY_SIZE(names); i++)
 		field(names[i], r[i]);
 }
