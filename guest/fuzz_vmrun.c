@@ -846,7 +846,7 @@ static void make_safe(void)
 	}
 	if (avoid(DEPARTURE_VMEXIT_WITHOUT_PAE) && (s->efer & EFER_LME) && !(s->cr0 & CR0_PG))
 		s->cr4 |= CR4_PAE;
-	if (avoid(DEPARTURE_CR4_PCIDE))
+	if (avoid(DEPARTURE_PCIDE_TAKEN))
 		s->cr4 &= ~CR4_PCIDE;
 	if (avoid(DEPARTURE_BASE_64) && !((s->efer & EFER_LME) && (s->cr0 & CR0_PG))) {
 		s->cs.base = (u32)s->cs.base;

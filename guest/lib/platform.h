@@ -64,7 +64,7 @@ void platform_probe(void);
 	X(PDPTE_RESERVED, TCG_BOTH, "reserved bits in a PDPTE of PAE paging are not checked")      \
 	X(PML4E_G, TCG_BOTH, "bit 8 of a PML4 entry is not taken for reserved")                    \
 	X(BASE_64, TCG_BOTH, "segment and table bases keep bits 63:32 outside long mode")          \
-	X(CR4_PCIDE, TCG_BARE, "VMRUN accepts CR4.PCIDE, which CPUID does not have")               \
+	X(PCIDE_TAKEN, TCG_BARE, "VMRUN accepts CR4.PCIDE, which CPUID does not have")             \
 	X(IO_MAP_FLAGS, TCG_BOTH,                                                                  \
 	  "an exit in the look-up of the TSS's I/O map loses the arithmetic flags")                \
 	X(RF_STAYS, TCG_BOTH, "RFLAGS.RF is not cleared by every instruction that completes")      \
