@@ -140,7 +140,7 @@ $(FUZZERS:%=$(O)/fuzz/fuzz_%): $(O)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(O)/fuzz/t
 run: all | deps-qemu ## boot the demo in QEMU: hypervisor, L1, L2 and four counters
 	$(Q)tools/demo $(O)
 
-test: test-host test-qemu ## prove everything but the Linux boots
+test: test-host test-qemu test-fuzz-vmrun ## prove everything but the Linux boots
 
 test-host: $(O)/host-tests $(FUZZERS:%=$(O)/fuzz/fuzz_%) ## pure code under ASan and UBSan, on this machine
 	$(Q)$(O)/host-tests
@@ -148,10 +148,16 @@ test-host: $(O)/host-tests $(FUZZERS:%=$(O)/fuzz/fuzz_%) ## pure code under ASan
 	$(Q)tests/qemu/verdict-test
 	$(Q)O=$(O) tests/fuzz/run --quick $(FUZZERS)
 
-fuzz: fuzz-host ## all fuzzers, longer than in make test
+fuzz: fuzz-host fuzz-vmrun ## all fuzzers, longer than in make test
 
 fuzz-host: $(FUZZERS:%=$(O)/fuzz/fuzz_%) ## the pure parts by libFuzzer, each against a second implementation
 	$(Q)O=$(O) tests/fuzz/run $(FUZZERS)
+
+fuzz-vmrun: all | deps-qemu ## 100,000 random VMRUNs (COUNT=, SEED=), bare and under Tallyvisor, compared
+	$(Q)O=$(O) tests/fuzz/vmrun -n $(or $(COUNT),50000) -s $(or $(SEED),2)
+
+test-fuzz-vmrun: all | deps-qemu
+	$(Q)O=$(O) tests/fuzz/vmrun -n 2500
 
 test-qemu: all | deps-qemu ## every guest in QEMU, bare and under Tallyvisor
 	$(Q)O=$(O) tests/qemu/run
@@ -195,7 +201,7 @@ deps:
 deps-%:
 	@tools/setup $*
 
-.PHONY: all guests run test test-host fuzz fuzz-host test-qemu test-linux test-l1 bench hostile check format image debug clean help deps
+.PHONY: all guests run test test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun test-qemu test-linux test-l1 bench hostile check format image debug clean help deps
 .SECONDARY:
 export ACCEL QEMU OVMF FUZZ_RUNS FUZZ_SECONDS
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -318,12 +318,20 @@ static void c_not_vmrun(void)
 	vmcb_clr_intercept(ctl(), VMEXIT_VMRUN);
 }
 
+/* Bits that VMRUN ignores. */
+static u64 low_bits(void)
+{
+	const u64 bits = once_in(4) ? below(PAGE_SIZE) : 0;
+
+	return avoid(DEPARTURE_MAP_LOW_BITS) ? 0 : bits;
+}
+
 static void c_iopm(void)
 {
 	const enum map map = (enum map)below(MAPS);
 
 	vmcb_set_intercept(ctl(), VMEXIT_IOIO);
-	ctl()->iopm_base_pa = (u64)ARENA->iopm[map] | (once_in(4) ? below(PAGE_SIZE) : 0);
+	ctl()->iopm_base_pa = (u64)ARENA->iopm[map] | low_bits();
 	tell("I/O map %u", map);
 	if (map != MAP_FEW)
 		return;
@@ -349,7 +357,7 @@ static void c_msrpm(void)
 	const enum map map = (enum map)below(MAPS);
 
 	vmcb_set_intercept(ctl(), VMEXIT_MSR);
-	ctl()->msrpm_base_pa = (u64)ARENA->msrpm[map] | (once_in(4) ? below(PAGE_SIZE) : 0);
+	ctl()->msrpm_base_pa = (u64)ARENA->msrpm[map] | low_bits();
 	tell("MSR map %u", map);
 	if (map != MAP_FEW)
 		return;
@@ -1147,7 +1155,7 @@ static void check_assists(const struct known_insn *insn)
 			     code_in(VMEXIT_CR0_SEL_WRITE, VMEXIT_TASK_SWITCH - 1) ||
 			     code_in(VMEXIT_VMRUN, VMEXIT_XSETBV);
 
-	if (!insn)
+	if (!insn || now.elsewhere)
 		return;
 	if (platform.svm_edx & SVM_NRIPS) {
 		if (of_insn)
@@ -1167,7 +1175,7 @@ static void check_assists(const struct known_insn *insn)
 		must(c->exit_info_1 == insn->value, "EXITINFO1 of INTn");
 	if (now.code == VMEXIT_INVLPG && insn->kind == INSN_INVLPG)
 		must(c->exit_info_1 == address_at_rdi(), "EXITINFO1 of INVLPG");
-	if ((now.code == VMEXIT_NPF || now.code == VMEXIT_EXCEPTION(VEC_PF)) && !now.elsewhere) {
+	if ((now.code == VMEXIT_NPF || now.code == VMEXIT_EXCEPTION(VEC_PF))) {
 		bool same = c->insn_len <= sizeof(c->insn_bytes);
 
 		for (u32 i = 0; i < c->insn_len && i < sizeof(c->insn_bytes); i++)

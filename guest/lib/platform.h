@@ -62,6 +62,7 @@ void platform_probe(void);
 	X(INTO_64, TCG_BOTH,                                                                       \
 	  "INTO in 64-bit mode, which does not exist there, exits by INTn's intercept")            \
 	X(PDPTE_RESERVED, TCG_BOTH, "reserved bits in a PDPTE of PAE paging are not checked")      \
+	X(MAP_LOW_BITS, TCG_BARE, "bits 11:0 of the permission maps' addresses are not ignored")   \
 	X(PML4E_G, TCG_BOTH, "bit 8 of a PML4 entry is not taken for reserved")                    \
 	X(BASE_64, TCG_BOTH, "segment and table bases keep bits 63:32 outside long mode")          \
 	X(PCIDE_TAKEN, TCG_BARE, "VMRUN accepts CR4.PCIDE, which CPUID does not have")             \
