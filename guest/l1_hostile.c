@@ -1316,7 +1316,7 @@ static void at_jail(void)
 	for (u64 n = below(5); n; n--)
 		spoil(s, 0, 0x2a0);
 	if (once_in(4))
-		*(once_in(2) ? &s->idtr.base : &s->gdtr.base) = page + below(512) * PAGE_SIZE;
+		(once_in(2) ? &s->idtr : &s->gdtr)->base = page + below(512) * PAGE_SIZE;
 	if (once_in(4))
 		s->cr3 = page + below(512) * PAGE_SIZE;
 	l2.regs.rdi = page + below(PAGE_2M / 8) * 8;
