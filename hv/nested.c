@@ -352,8 +352,20 @@ bool nested_event_is_injected(const struct vcpu *v)
 	       !((v->vmcb->control.exit_int_info ^ v->nested.injected) & (EVENT_VECTOR | EVENT_V));
 }
 
+/* A flush that L0 has asked for since L2 ran last: that VMRUN does not come, and the next may be of another ASID. */
+static NOINLINE void keep_flush(struct vcpu *v)
+{
+	v->vmcb02->control.tlb_control = TLB_CONTROL_NONE;
+	if (v->nested.space)
+		v->nested.space->tlb_flush = true;
+	else
+		v->nested.no_npt_vasid = 0; /* nobody's */
+}
+
 static ALWAYS_INLINE void leave_l2(struct vcpu *v)
 {
+	if (unlikely(v->vmcb02->control.tlb_control))
+		keep_flush(v);
 	vcpu_clr_special(v, SPECIAL_L2);
 	v->vmcb = v->vmcb01;
 	v->vmcb_hpa = v->vmcb01_hpa;
