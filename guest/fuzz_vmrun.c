@@ -1194,8 +1194,9 @@ static bool virtual_interrupt_faulted(void)
 
 	if (!(now.asked.control.int_ctl & V_IRQ) || !avoid(DEPARTURE_VIRQ_FAULT))
 		return false;
-	return stub < 32 || ((c->exit_int_info & EVENT_V) &&
-			     (c->exit_int_info & EVENT_VECTOR) == (c->int_vector & EVENT_VECTOR));
+	return (stub < 256 && stub != (c->int_vector & EVENT_VECTOR)) ||
+	       ((c->exit_int_info & EVENT_V) &&
+		(c->exit_int_info & EVENT_VECTOR) == (c->int_vector & EVENT_VECTOR));
 }
 
 static void digest_control(void)

@@ -63,9 +63,9 @@ struct l2_memory {
 	u8 stubs[256][16]; /* the handler of each vector */
 	u8 stack[2 * PAGE_SIZE];
 	u8 data[2 * PAGE_SIZE];
+	u8 vmcb[PAGE_SIZE]; /* for VMLOAD and VMSAVE by L2; what crosses the end of data does no harm here */
 	u64 idt32[512];
 	u8 tss64[PAGE_SIZE / 2], tss32[PAGE_SIZE / 2];
-	u8 vmcb[PAGE_SIZE]; /* for VMLOAD and VMSAVE by L2 */
 	u64 pml4[512], pdpt[512], pd[512], pt[512];
 	u32 pd32[1024], pt32[1024];
 	u64 pdpt_pae[512];

@@ -328,10 +328,10 @@ static void s_rdpmc(void)
 	I(0x0f, 0x33);
 }
 
-/* Before an I/O instruction that looks into the TSS: SAHF, after which QEMU has the flags ready. */
+/* SAHF, after which QEMU has the flags ready. */
 static void flags_ready(void)
 {
-	if (shape.user && avoid(DEPARTURE_IO_MAP_FLAGS))
+	if (avoid(DEPARTURE_HELPER_FLAGS))
 		I(0x9e);
 }
 
@@ -348,7 +348,8 @@ static void s_in_out(void)
 	}
 	if (dx)
 		mov(RDX, port);
-	flags_ready();
+	if (shape.user) /* then the TSS is looked into */
+		flags_ready();
 	begin();
 	if (wide && once_in(2))
 		E(0x66);
@@ -367,7 +368,8 @@ static void s_ins_outs(void)
 	mov(RCX, below(5));
 	mov(RDI, data_address());
 	mov(RSI, data_address());
-	flags_ready();
+	if (shape.user) /* then the TSS is looked into */
+		flags_ready();
 	begin();
 	address32();
 	if (once_in(2))
@@ -750,6 +752,7 @@ static void s_segment_query(void)
 {
 	/* LAR, LSL, VERR, VERW */
 	mov(RCX, PICK(selectors));
+	flags_ready();
 	if (once_in(2))
 		I(0x0f, (u8)(0x02 + below(2)), 0xc1);
 	else

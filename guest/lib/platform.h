@@ -66,8 +66,9 @@ void platform_probe(void);
 	X(PML4E_G, TCG_BOTH, "bit 8 of a PML4 entry is not taken for reserved")                    \
 	X(BASE_64, TCG_BOTH, "segment and table bases keep bits 63:32 outside long mode")          \
 	X(PCIDE_TAKEN, TCG_BARE, "VMRUN accepts CR4.PCIDE, which CPUID does not have")             \
-	X(IO_MAP_FLAGS, TCG_BOTH,                                                                  \
-	  "an exit in the look-up of the TSS's I/O map loses the arithmetic flags")                \
+	X(HELPER_FLAGS, TCG_BOTH,                                                                  \
+	  "an exit in the look-up of the TSS's I/O map or, by LAR and the like, of a descriptor "  \
+	  "loses arithmetic flags")                                                                \
 	X(RF_STAYS, TCG_BOTH, "RFLAGS.RF is not cleared by every instruction that completes")      \
 	X(NPT_1G_A, TCG_BARE,                                                                      \
 	  "A of a nested 1-GByte leaf is set by an access that it does not allow")                 \
