@@ -403,9 +403,13 @@ void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2)
 	to->control.exit_info_2 = info2;
 	if (likely(v->features & SVM_NRIPS))
 		to->control.next_rip = v->vmcb02->control.next_rip;
-	if (likely(v->features & SVM_DECODE_ASSISTS))
-		MERGE_COPY(&to->control, &v->vmcb02->control, MERGE_CONTROL_AT(insn_len),
-			   MERGE_CONTROL_AT(reserved_0e0))
+	if (likely(v->features & SVM_DECODE_ASSISTS)) {
+		/* behind a length of 0 are bytes of an older exit, perhaps of another L2 */
+		to->control.insn_len = v->vmcb02->control.insn_len;
+		if (unlikely(to->control.insn_len))
+			__builtin_memcpy(to->control.insn_bytes, v->vmcb02->control.insn_bytes,
+					 sizeof(to->control.insn_bytes));
+	}
 	if (unlikely(v->nested.virq_held))
 		back &= ~(u32)(nested_holds_tpr(v) ? V_IRQ | V_TPR_MASK : V_IRQ);
 	merge_write_back(to, v->vmcb02, v->nested.ctl.int_ctl, back, v->nested.space);
