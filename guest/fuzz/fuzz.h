@@ -185,7 +185,7 @@ struct known_insn {
 enum final { FINAL_CPUID, FINAL_VMMCALL, FINAL_HLT, FINALS };
 
 /* A new program of at most so many steps. Adds the intercepts without which it would not be the same everywhere. */
-void program_make(struct vmcb_control *c, u32 steps, enum final final);
+void program_make(struct vmcb_control *c, u32 count, enum final final);
 /* The one at this linear address, or NULL. */
 const struct known_insn *program_insn(u64 at);
 u32 program_start(void);
