@@ -165,6 +165,9 @@ test-qemu: all | deps-qemu ## every guest in QEMU, bare and under Tallyvisor
 bench: all | deps-qemu ## instructions per exit, and their limits
 	$(Q)O=$(O) tests/qemu/bench
 
+bench-kvm: all | deps-qemu deps-linux deps-l1 ## the same of Linux KVM, measured next to ours
+	$(Q)O=$(O) tests/l1/bench-kvm
+
 hostile: all | deps-qemu ## an L1 that does everything wrong for TIME=600 seconds, seen from inside and outside
 	$(Q)O=$(O) TIME=$(TIME) SEED=$(SEED) tests/qemu/hostile
 
@@ -201,7 +204,7 @@ deps:
 deps-%:
 	@tools/setup $*
 
-.PHONY: all guests run test test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun test-qemu test-linux test-l1 bench hostile check format image debug clean help deps
+.PHONY: all guests run test test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun test-qemu test-linux test-l1 bench bench-kvm hostile check format image debug clean help deps
 .SECONDARY:
 export ACCEL QEMU OVMF FUZZ_RUNS FUZZ_SECONDS
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
