@@ -523,7 +523,7 @@ static void c_cr0(void)
 
 static void c_cr4(void)
 {
-	static const u8 bits[] = {0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 16, 18, 20};
+	static const u8 bits[] = {0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 16, 18};
 
 	save()->cr4 ^= BIT(PICK(bits));
 	if (once_in(8))
@@ -854,6 +854,9 @@ static void make_safe(void)
 	}
 	if (avoid(DEPARTURE_VMEXIT_WITHOUT_PAE) && (s->efer & EFER_LME) && !(s->cr0 & CR0_PG))
 		s->cr4 |= CR4_PAE;
+	/* Every page is a user page: with SMEP each handler's first fetch faults, and on QEMU an L2 that executes nothing
+	 * has no time either, so that no guard ends it. */
+	s->cr4 &= ~CR4_SMEP;
 	if (avoid(DEPARTURE_PCIDE_TAKEN))
 		s->cr4 &= ~CR4_PCIDE;
 	if (avoid(DEPARTURE_BASE_64) && !((s->efer & EFER_LME) && (s->cr0 & CR0_PG))) {
