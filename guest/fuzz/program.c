@@ -431,7 +431,8 @@ static void s_mov_to_cr(void)
 		break;
 	}
 	if (cr == 2 || cr == 8)
-		mov(RAX, cr == 2 ? rnd() >> 16 : below(once_in(4) ? 32 : 16));
+		mov(RAX, cr == 2 ? rnd() >> 16
+				 : below(once_in(4) && !avoid(DEPARTURE_CR8_RESERVED) ? 32 : 16));
 	else
 		cr_insn(false, cr, RAX);
 	if (bit) { /* XOR EAX, imm32 */

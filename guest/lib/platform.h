@@ -69,6 +69,7 @@ void platform_probe(void);
 	X(HELPER_FLAGS, TCG_BOTH,                                                                  \
 	  "an exit in the look-up of the TSS's I/O map or, by LAR and the like, of a descriptor "  \
 	  "loses arithmetic flags")                                                                \
+	X(CR8_RESERVED, TCG_BOTH, "MOV to CR8 ignores reserved bits instead of raising #GP")       \
 	X(RF_STAYS, TCG_BOTH, "RFLAGS.RF is not cleared by every instruction that completes")      \
 	X(NPT_1G_A, TCG_BARE,                                                                      \
 	  "A of a nested 1-GByte leaf is set by an access that it does not allow")                 \
