@@ -196,6 +196,7 @@ static struct {
 	u32 stale;	   /* bit n: ASID n must be flushed before translations are right */
 	u64 code;	   /* of the last exit */
 	bool elsewhere;	   /* RIP may not lead to the program's bytes */
+	bool resumed;
 } now;
 
 static struct vmcb_control *ctl(void)
@@ -677,7 +678,9 @@ static void c_register(void)
 	u64 *reg = PICK(r);
 
 	*reg = rnd();
-	save()->rax = rnd();
+	/* not between the two instructions of a step that changes a control register by RAX */
+	if (!now.resumed)
+		save()->rax = rnd();
 	/* QEMU looks all 64 bits up in the MSR map */
 	if (avoid(DEPARTURE_MSR_RCX))
 		now.regs.rcx = (u32)now.regs.rcx;
@@ -859,6 +862,11 @@ static void make_safe(void)
 	s->cr4 &= ~CR4_SMEP;
 	if (avoid(DEPARTURE_PCIDE_TAKEN))
 		s->cr4 &= ~CR4_PCIDE;
+	if (avoid(DEPARTURE_PKS_TAKEN))
+		s->cr4 &= ~BIT(24);
+	if (avoid(DEPARTURE_BASE_64) &&
+	    !((s->efer & EFER_LME) && (s->cr0 & CR0_PG) && (s->cs.attrib & SEG_ATTR_L)))
+		s->rip = (u32)s->rip;
 	if (avoid(DEPARTURE_BASE_64) && !((s->efer & EFER_LME) && (s->cr0 & CR0_PG))) {
 		s->cs.base = (u32)s->cs.base;
 		s->ss.base = (u32)s->ss.base;
@@ -1235,7 +1243,7 @@ static void digest_save(void)
 	field("cr2", s->cr2);
 	field("cr3", s->cr3);
 	field("cr4", s->cr4);
-	field("dr6", s->dr6);
+	field("dr6", s->dr6 & ~(avoid(DEPARTURE_DR6_STEP) ? BITS(3, 0) : 0));
 	field("dr7", s->dr7);
 	field("rflags", s->rflags & ~(avoid(DEPARTURE_RF_STAYS) ? RFLAGS_RF : 0));
 	field("rip", s->rip);
@@ -1401,6 +1409,7 @@ static void start_anew(void)
 {
 	u32 steps;
 
+	now.resumed = false;
 	choices_restart(10 + now.run);
 	steps = (u32)below(10);
 	if (!now.run || now.code == VMEXIT_INVALID || now.code == VMEXIT_SHUTDOWN || once_in(2)) {
@@ -1425,6 +1434,7 @@ static void resume(void)
 	const struct known_insn *insn = insn_here();
 	const u64 event = event_of(ctl()->exit_int_info);
 
+	now.resumed = true;
 	if (choices.detail)
 		note("resumed");
 	if (now.code == VMEXIT_NPF) {

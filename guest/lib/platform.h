@@ -64,12 +64,14 @@ void platform_probe(void);
 	X(PDPTE_RESERVED, TCG_BOTH, "reserved bits in a PDPTE of PAE paging are not checked")      \
 	X(MAP_LOW_BITS, TCG_BARE, "bits 11:0 of the permission maps' addresses are not ignored")   \
 	X(PML4E_G, TCG_BOTH, "bit 8 of a PML4 entry is not taken for reserved")                    \
-	X(BASE_64, TCG_BOTH, "segment and table bases keep bits 63:32 outside long mode")          \
+	X(BASE_64, TCG_BOTH, "RIP, segment and table bases keep bits 63:32 outside 64-bit mode")   \
 	X(PCIDE_TAKEN, TCG_BARE, "VMRUN accepts CR4.PCIDE, which CPUID does not have")             \
 	X(HELPER_FLAGS, TCG_BOTH,                                                                  \
 	  "an exit in the look-up of the TSS's I/O map or, by LAR and the like, of a descriptor "  \
 	  "loses arithmetic flags")                                                                \
 	X(CR8_RESERVED, TCG_BOTH, "MOV to CR8 ignores reserved bits instead of raising #GP")       \
+	X(PKS_TAKEN, TCG_BARE, "VMRUN accepts CR4.PKS, which is Intel's, on the CPU model max")    \
+	X(DR6_STEP, TCG_BOTH, "a single step clears B0 to B3 of DR6, which software is to clear")  \
 	X(RF_STAYS, TCG_BOTH, "RFLAGS.RF is not cleared by every instruction that completes")      \
 	X(NPT_1G_A, TCG_BARE,                                                                      \
 	  "A of a nested 1-GByte leaf is set by an access that it does not allow")                 \
