@@ -1444,6 +1444,12 @@ static void resume(void)
 		vmcb_clr_intercept(ctl(), (unsigned int)now.code);
 	} else if (insn && !(event & EVENT_V)) {
 		save()->rip += insn->length;
+		/* what follows may change a bit of it and write it back */
+		if (insn->kind == INSN_MOV_CR && insn->gpr == 0)
+			save()->rax = insn->value == 0	 ? save()->cr0
+				      : insn->value == 3 ? save()->cr3
+				      : insn->value == 4 ? save()->cr4
+							 : 0;
 	}
 	ctl()->event_inj = event;
 	choices.next_item = now.run * RUN_ITEMS + 20;
