@@ -18,17 +18,6 @@ extern const u8 stub_read_cr3[]; /* reads CR3, and a VMMCALL */
 
 static struct vmcb stub_vmcb;
 
-/* An intercept that L0 wants or not from now on, of all guests. The caller ends with vcpu_reset_intercepts(). */
-static void set_l0_intercept(struct vcpu *v, unsigned int bit, bool on)
-{
-	u32 mask = 1u << (bit % 32);
-
-	if (on)
-		v->l0_intercepts[bit / 32] |= mask;
-	else
-		v->l0_intercepts[bit / 32] &= ~mask;
-}
-
 /* One round through the run loop with `stub` as the guest, which runs in L0's own address space. Ticks of the TSC
  * from entry to exit are added to clock.now. Returns the exit code. */
 static u64 run_stub_to_exit(struct vcpu *v, const u8 *stub)
@@ -201,7 +190,7 @@ static void use_clock(struct vcpu *v, int shift, enum svme0_rule rule, const cha
 	pmu_init(&v->pmu, &v->clock.hw, rule);
 	v->pmu.has_v2 = true;
 	nested_intercept_pmu(true);
-	set_l0_intercept(v, INTERCEPT(RDPMC), true);
+	vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), true);
 	vcpu_reset_intercepts(v);
 	if (shift >= 0)
 		log_info("event=pmu backend=clock exact=1 shift=%d overhead_ticks=%lu why=\"%s\"",
@@ -221,19 +210,17 @@ void backend_init(struct vcpu *v, const struct config *config)
 
 	ASSERT(!pmu_clock_init(&v->clock, false, 0)); /* with pmu=off nobody starts it */
 	pmu_init(&v->pmu, &v->clock.hw, rule);
+	begin_stubs(v);
+	v->cr_read_quirk = probe_cr_read(v);
 	if (config->pmu == PMU_OFF) {
-		begin_stubs(v);
-		v->cr_read_quirk = probe_cr_read(v);
 		end_stubs(v);
 		v->backend = TALLY_BACKEND_OFF;
 		nested_intercept_pmu(true);
-		set_l0_intercept(v, INTERCEPT(RDPMC), true);
+		vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), true);
 		vcpu_reset_intercepts(v);
 		log_info("event=pmu backend=off why=configured");
 		return;
 	}
-	begin_stubs(v);
-	v->cr_read_quirk = probe_cr_read(v);
 	shift = calibrate_clock(v);
 	/* what varies cannot be taken off: a count that went backwards would be worse than one that has some of L0's path */
 	if (shift < 0)
@@ -257,7 +244,7 @@ NOINLINE void backend_hide_counters(struct vcpu *v, bool hide)
 	v->counters_hidden = hide;
 	nested_intercept_pmu(hide);
 	c1->clean &= ~(u32)CLEAN_IOPM;
-	set_l0_intercept(v, INTERCEPT(RDPMC), hide);
+	vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), hide);
 	if (hide) {
 		vmcb_set_intercept(c1, INTERCEPT(RDPMC));
 		vmcb_set_intercept(c2, INTERCEPT(RDPMC));

@@ -66,7 +66,7 @@ u32 exit_init(struct vcpu *v)
 	cpu_wrmsr(MSR_VM_CR, vm_cr);
 	if (!(v->special & SPECIAL_INIT)) {
 		log_warn("event=init note=\"not redirected by VM_CR.R_INIT: the CPU takes it\"");
-		v->l0_intercepts[INTERCEPT(INIT) / 32] &= ~(1u << INTERCEPT(INIT) % 32);
+		vcpu_set_l0_intercept(v, INTERCEPT(INIT), false);
 		vcpu_reset_intercepts(v);
 	}
 	return RESUME;
@@ -140,8 +140,7 @@ static NOINLINE void set_l2_gif(struct vcpu *v, bool gif)
 			c->int_ctl |= (u32)cpu_read_cr8() | (u32)V_INTR_MASKING;
 		}
 	}
-	nested_hold_virq(v, !gif);
-	vcpu_reset_intercepts(v);
+	nested_hold_virq(v, !gif); /* and the intercepts that GIF decides */
 	vcpu_set_host_if(v, gif && (v->vmcb01->save.rflags & RFLAGS_IF));
 }
 
@@ -205,10 +204,7 @@ static void deliver_init(struct vcpu *v)
 		if (v->vmcb->control.event_inj & EVENT_V)
 			return;
 		vcpu_clr_special(v, SPECIAL_INIT);
-		if (vcpu_in_l2(v) && vmcb_intercepts(&v->nested.ctl, INTERCEPT_EXCEPTION(VEC_SX)))
-			nested_vmexit_made(v, VMEXIT_EXCEPTION(VEC_SX), 1, 0);
-		else
-			vcpu_set_eventinj(v, event_exception(VEC_SX, true, 1));
+		vcpu_raise(v, event_exception(VEC_SX, true, 1));
 		return;
 	case EVENT_INIT_RESET:
 		vcpu_clr_special(v, SPECIAL_INIT);

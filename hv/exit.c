@@ -3,6 +3,7 @@
  * The exit path. One table says who handles an exit and how long its instruction is; one place applies the verdict: the
  * only code that moves RIP or injects an event for L0.
  */
+#include "hv/core/event.h"
 #include "hv/core/insn.h"
 #include "hv/cpu.h"
 #include "hv/known.h"
@@ -89,6 +90,15 @@ unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n)
 			  v->nested.ctl.nested_cr3, linear, buf, n);
 }
 
+static void set_next_rip(struct vcpu *v, unsigned int length)
+{
+	const struct vmcb_save *s = &v->vmcb->save;
+
+	v->next_rip = s->rip + length;
+	if (!is_64bit(s))
+		v->next_rip = (u32)v->next_rip;
+}
+
 int insn_decode(struct vcpu *v, struct insn *insn)
 {
 	u8 bytes[INSN_MAX_BYTES];
@@ -96,15 +106,12 @@ int insn_decode(struct vcpu *v, struct insn *insn)
 	int error = insn_length(bytes, n, vcpu_insn_mode(v), insn);
 
 	if (!error)
-		v->next_rip = v->vmcb->save.rip + insn->length;
-	if (!is_64bit(&v->vmcb->save))
-		v->next_rip = (u32)v->next_rip;
+		set_next_rip(v, insn->length);
 	return error;
 }
 
 static NOINLINE void locate_decode(struct vcpu *v, const struct exit_entry *e)
 {
-	const struct vmcb_save *s = &v->vmcb->save;
 	struct insn insn;
 
 	v->insn_prefixes = 0;
@@ -113,9 +120,9 @@ static NOINLINE void locate_decode(struct vcpu *v, const struct exit_entry *e)
 		return;
 	}
 	/* L1 changed the code or its mapping after the CPU fetched it */
-	log_guest("event=undecodable rip=%lx exit=%s", s->rip,
+	log_guest("event=undecodable rip=%lx exit=%s", v->vmcb->save.rip,
 		  exit_name(v->vmcb->control.exit_code));
-	v->next_rip = s->rip + e->length;
+	set_next_rip(v, e->length);
 }
 
 /* Sets next_rip, and makes an unprefixed instruction of 64-bit L1 known. */
@@ -165,13 +172,12 @@ u64 svm_operand_toggled(const struct vcpu *v)
 	return !(s->cs.attrib & SEG_ATTR_DB) == toggled ? (u32)s->rax : (u16)s->rax;
 }
 
-/* An exception that L0 raises for the running guest: L1 may intercept those of L2. */
-static void inject(struct vcpu *v, unsigned int vector, bool has_error)
+void vcpu_raise(struct vcpu *v, u64 event)
 {
-	u64 event = vector | EVENT_TYPE_EXCEPTION | EVENT_V | (has_error ? EVENT_EV : 0);
+	unsigned int vector = (unsigned int)(event & EVENT_VECTOR);
 
 	if (vcpu_in_l2(v) && vmcb_intercepts(&v->nested.ctl, INTERCEPT_EXCEPTION(vector)))
-		nested_vmexit_made(v, VMEXIT_EXCEPTION(vector), 0, 0);
+		nested_vmexit_made(v, VMEXIT_EXCEPTION(vector), event >> EVENT_ERROR_SHIFT, 0);
 	else
 		vcpu_set_eventinj(v, event);
 }
@@ -180,7 +186,7 @@ static void inject(struct vcpu *v, unsigned int vector, bool has_error)
 void vcpu_trap(struct vcpu *v)
 {
 	v->vmcb->save.dr6 |= DR6_BS;
-	inject(v, VEC_DB, false);
+	vcpu_raise(v, event_exception(VEC_DB, false, 0));
 }
 
 static NOINLINE void after_flags(struct vcpu *v)
@@ -250,7 +256,7 @@ static ALWAYS_INLINE void apply(struct vcpu *v, u32 verdict, bool guest_only)
 		if (unlikely(vmcb->save.rflags & (RFLAGS_TF | RFLAGS_RF)))
 			after_flags(v);
 	} else if (verdict & INJECT) {
-		inject(v, verdict & 0x1f, verdict & INJECT_ERROR);
+		vcpu_raise(v, event_exception(verdict & 0x1f, verdict & INJECT_ERROR, 0));
 	}
 }
 

@@ -185,7 +185,6 @@ u32 exit_cr8_write(struct vcpu *v)
 	c->int_ctl = (c->int_ctl & ~(u32)V_TPR_MASK) | (u32)value;
 	if (nested_holds_tpr(v))
 		v->nested.ctl.int_ctl = (v->nested.ctl.int_ctl & ~(u32)V_TPR_MASK) | (u32)value;
-	v->next_rip = v->vmcb->save.rip + insn.length;
 	return ADVANCE;
 }
 

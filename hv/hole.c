@@ -4,6 +4,7 @@
  * touch. A write lands on a page of its own: the instruction runs once with RFLAGS.TF set and that page writable, and at
  * its #DB the page is filled with FFh again and read-only.
  */
+#include "hv/core/event.h"
 #include "hv/core/merge.h"
 #include "hv/log.h"
 #include "hv/memory.h"
@@ -39,7 +40,7 @@ static void log_touch(struct vcpu *v, u64 gpa, const char *what)
 
 bool vcpu_names_hole(struct vcpu *v, u64 gpa, u64 bytes, const char *what)
 {
-	if (gpa >= v->hole.end || gpa + bytes <= v->hole.start)
+	if (!vcpu_touches_hole(v, gpa, bytes))
 		return false;
 	v->hole_accesses++;
 	log_touch(v, gpa, what);
@@ -122,17 +123,15 @@ static void redeliver(struct vcpu *v)
 {
 	struct vmcb_control *c = &v->vmcb->control;
 	u64 event = merge_exit_int_info(c->exit_int_info);
-	u64 type = event & EVENT_TYPE;
-	u64 vector = event & EVENT_VECTOR;
+	bool injected;
 
 	if (!(event & EVENT_V))
 		return;
+	injected = nested_event_is_injected(v);
 	/* INTn, INT3 and INTO execute again, unless L1 injected the event and no instruction stands at RIP */
-	if (!nested_event_is_injected(v) &&
-	    (type == EVENT_TYPE_SWINT ||
-	     (type == EVENT_TYPE_EXCEPTION && (vector == VEC_BP || vector == VEC_OF))))
+	if (event_is_soft(event) && !injected)
 		return;
-	if (nested_event_is_injected(v))
+	if (injected)
 		nested_inject(v, event);
 	else
 		vcpu_set_eventinj(v, event);

@@ -5,11 +5,6 @@
 
 #include "hv/vcpu.h"
 
-static ALWAYS_INLINE bool is_64bit(const struct vmcb_save *s)
-{
-	return (s->cs.attrib & SEG_ATTR_L) && (s->efer & EFER_LMA);
-}
-
 /* The mode of all known instructions. */
 static ALWAYS_INLINE bool known_mode(const struct vmcb_save *s)
 {

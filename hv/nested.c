@@ -4,6 +4,7 @@
  * used from there. vmcb02 = vmcb12 as far as L1 may decide, and L0's part on top. L1's own state stays in vmcb01.
  * docs/nested-svm.md has the table of fields.
  */
+#include "hv/core/event.h"
 #include "hv/core/merge.h"
 #include "hv/core/msrpm.h"
 #include "hv/cpu.h"
@@ -79,7 +80,7 @@ void nested_init(struct vcpu *v)
 			    CORE_SHADOW_PAGES, v->hole, memory_hole_page_hpa()));
 	init_msrpms(v);
 	for (unsigned int i = 0; i < ARRAY_SIZE(always); i++)
-		v->l0_intercepts[always[i] / 32] |= 1u << (always[i] % 32);
+		vcpu_set_l0_intercept(v, always[i], true);
 	v->vmcb01->control.msrpm_base_pa = memory_hpa(msrpm01);
 	c->msrpm_base_pa = memory_hpa(msrpm02);
 	v->tsc_ratio = TSC_RATIO_RESET;
@@ -100,11 +101,6 @@ static NOINLINE u64 iopm_with_hole(struct vcpu *v, u64 gpa)
 	return memory_hpa(v->nested.hole_map);
 }
 
-static ALWAYS_INLINE bool in_hole(const struct vcpu *v, u64 gpa, u64 bytes)
-{
-	return unlikely(gpa < v->hole.end && gpa + bytes > v->hole.start);
-}
-
 static ALWAYS_INLINE void merge_permissions(struct vcpu *v)
 {
 	const struct vmcb_control *ctl = &v->nested.ctl;
@@ -114,12 +110,12 @@ static ALWAYS_INLINE void merge_permissions(struct vcpu *v)
 
 	/* L0 intercepts no ports, so the CPU may read L1's map itself */
 	c->iopm_base_pa = iopm;
-	if (in_hole(v, iopm, IOPM_BYTES) && vmcb_intercepts(ctl, INTERCEPT(IOIO))) {
+	if (vcpu_touches_hole(v, iopm, IOPM_BYTES) && vmcb_intercepts(ctl, INTERCEPT(IOIO))) {
 		vcpu_names_hole(v, iopm, IOPM_BYTES, "IOPM");
 		c->iopm_base_pa = iopm_with_hole(v, iopm);
 	}
 	if (vmcb_intercepts(ctl, INTERCEPT(MSR))) {
-		if (in_hole(v, msrpm, MSRPM_BYTES))
+		if (vcpu_touches_hole(v, msrpm, MSRPM_BYTES))
 			vcpu_names_hole(v, msrpm, MSRPM_BYTES, "MSRPM");
 		from = guest_at(&v->mem, msrpm);
 #define X(msr) msrpm02[MSRPM_WORD(msr)] = msrpm01[MSRPM_WORD(msr)] | from[MSRPM_WORD(msr)];
@@ -142,7 +138,7 @@ static ALWAYS_INLINE struct shadow_space *choose_space(struct vcpu *v)
 	if (unlikely(!space || !space->in_use || space->ncr3 != ctl->nested_cr3 ||
 		     space->vasid != ctl->asid || l1->cr4 != v->nested.l1_cr4 ||
 		     l1->efer != v->nested.l1_efer)) {
-		if (in_hole(v, ctl->nested_cr3, 1))
+		if (vcpu_touches_hole(v, ctl->nested_cr3, 1))
 			vcpu_names_hole(v, ctl->nested_cr3, 1, "nCR3");
 		if (space)
 			space->lru = ++v->shadow.clock;
@@ -272,15 +268,6 @@ static ALWAYS_INLINE void load_virtual(struct vcpu *v)
 		cpu_wrmsr(MSR_TSC_RATIO, v->tsc_ratio);
 }
 
-/* INTn, INT3 and INTO return behind themselves: to nRIP, if the CPU injects it (APM2 §15.20). */
-static bool is_soft_event(u64 event)
-{
-	u64 type = event & EVENT_TYPE, vector = event & EVENT_VECTOR;
-
-	return type == EVENT_TYPE_SWINT ||
-	       (type == EVENT_TYPE_EXCEPTION && (vector == VEC_BP || vector == VEC_OF));
-}
-
 void nested_inject(struct vcpu *v, u64 event)
 {
 	struct vmcb *vmcb = v->vmcb02;
@@ -291,7 +278,7 @@ void nested_inject(struct vcpu *v, u64 event)
 	vmcb->control.next_rip = v->nested.ctl.next_rip;
 	vcpu_set_special(v, SPECIAL_ENTRY);
 	/* where L1 sees NRIPS and the CPU has none, RIP itself is what the CPU pushes */
-	if (is_soft_event(event) && (v->features & ~v->cpu_features & SVM_NRIPS)) {
+	if (event_is_soft(event) && (v->features & ~v->cpu_features & SVM_NRIPS)) {
 		v->nested.soft_rip = vmcb->save.rip;
 		vmcb->save.rip = v->nested.ctl.next_rip;
 		vcpu_set_special(v, SPECIAL_SOFT_EVENT);

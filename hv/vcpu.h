@@ -54,6 +54,11 @@ enum gpr {
 
 struct vcpu;
 
+static ALWAYS_INLINE bool is_64bit(const struct vmcb_save *s)
+{
+	return (s->cs.attrib & SEG_ATTR_L) && (s->efer & EFER_LMA);
+}
+
 /*
  * An instruction that exited before: in 64-bit mode, unprefixed. If the CPU is in the same mode, no page-table entry on the
  * way to it and no byte of it has changed, it is the same again: four loads and compares instead of a walk.
@@ -113,7 +118,7 @@ struct vcpu {
 	u64 halt_rip;
 	struct pmu_clock clock;
 
-	bool gif;	    /* L1's; while L2 runs it is 1 */
+	bool gif;	    /* L1's; while L2 runs it is 1, until L2 clears it */
 	bool svme;	    /* L1's EFER.SVME */
 	bool cr_read_quirk; /* the CPU takes reads of other CRs for reads of CR0: MERGE_CR_READS */
 	bool halt_intercepted;
@@ -160,7 +165,7 @@ struct vcpu {
 	struct known_exit known_l2[KNOWN_L2_EXITS];
 };
 
-/* What an exit handler wants done; applied in one place, vcpu_exit(). */
+/* What an exit handler wants done; applied in one place, apply() in exit.c. */
 enum verdict {
 	RESUME,		/* as is */
 	ADVANCE,	/* past the instruction, which retires */
@@ -189,9 +194,16 @@ unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n);
 /* Decodes the instruction that exited, and sets next_rip: 0, or insn_length()'s error. */
 int insn_decode(struct vcpu *v, struct insn *insn);
 enum insn_mode vcpu_insn_mode(const struct vcpu *v);
+/* An exception (event_exception()) that L0 raises for the running guest: to L1, if it is L2's and intercepted. */
+void vcpu_raise(struct vcpu *v, u64 event);
 /* The single-step trap. */
 void vcpu_trap(struct vcpu *v);
 NORETURN void vcpu_shutdown(struct vcpu *v, const char *why);
+
+static ALWAYS_INLINE bool vcpu_touches_hole(const struct vcpu *v, u64 gpa, u64 bytes)
+{
+	return unlikely(gpa < v->hole.end && gpa + bytes > v->hole.start);
+}
 
 /* True if [gpa, gpa + bytes) touches our memory; then it is counted and logged with `what`. */
 bool vcpu_names_hole(struct vcpu *v, u64 gpa, u64 bytes, const char *what);
@@ -272,8 +284,7 @@ static ALWAYS_INLINE u64 svm_operand(const struct vcpu *v)
 {
 	const struct vmcb_save *s = &v->vmcb->save;
 
-	if (likely(v->next_rip - s->rip == SVM_INSN_BYTES && (s->cs.attrib & SEG_ATTR_L) &&
-		   (s->efer & EFER_LMA)))
+	if (likely(v->next_rip - s->rip == SVM_INSN_BYTES && is_64bit(s)))
 		return s->rax;
 	return svm_operand_toggled(v);
 }
@@ -282,8 +293,7 @@ static ALWAYS_INLINE u64 svm_operand(const struct vcpu *v)
 static ALWAYS_INLINE bool svm_bad_vmcb(struct vcpu *v, u64 gpa, const char *what)
 {
 	return gpa % PAGE_SIZE || gpa >= v->mem.limit ||
-	       unlikely(gpa < v->hole.end && gpa + PAGE_SIZE > v->hole.start &&
-			vcpu_names_hole(v, gpa, PAGE_SIZE, what));
+	       (vcpu_touches_hole(v, gpa, PAGE_SIZE) && vcpu_names_hole(v, gpa, PAGE_SIZE, what));
 }
 
 /* nested.c */
@@ -324,6 +334,17 @@ static ALWAYS_INLINE void vcpu_retire(struct vcpu *v)
 static inline bool vcpu_counts_exactly(const struct vcpu *v)
 {
 	return v->backend == TALLY_BACKEND_GUEST_ONLY || v->clock.exact;
+}
+
+/* An intercept that L0 wants or not from now on, of all guests. The caller ends with vcpu_reset_intercepts(). */
+static inline void vcpu_set_l0_intercept(struct vcpu *v, unsigned int bit, bool on)
+{
+	u32 mask = 1u << (bit % 32);
+
+	if (on)
+		v->l0_intercepts[bit / 32] |= mask;
+	else
+		v->l0_intercepts[bit / 32] &= ~mask;
 }
 
 static ALWAYS_INLINE bool vcpu_in_l2(const struct vcpu *v)

@@ -13,6 +13,15 @@ static inline u64 event_exception(unsigned int vector, bool has_error, u32 error
 	       (u64)error << EVENT_ERROR_SHIFT;
 }
 
+/* INTn, INT3 and INTO: delivered by an instruction, which executes again, or returns behind itself to nRIP (APM2 §15.20). */
+static inline bool event_is_soft(u64 event)
+{
+	u64 type = event & EVENT_TYPE, vector = event & EVENT_VECTOR;
+
+	return type == EVENT_TYPE_SWINT ||
+	       (type == EVENT_TYPE_EXCEPTION && (vector == VEC_BP || vector == VEC_OF));
+}
+
 /* Exceptions of which two in a row are a double fault (table 8-4). */
 #define EVENT_CONTRIBUTORY (BIT(VEC_DE) | BIT(VEC_TS) | BIT(VEC_NP) | BIT(VEC_SS) | BIT(VEC_GP))
 
