@@ -24,16 +24,13 @@ static void log_touch(struct vcpu *v, u64 gpa, const char *what)
 	bool l2 = vcpu_in_l2(v);
 
 	for (unsigned int i = 0; i < ARRAY_SIZE(kinds); i++) {
-		u32 *lines = &kinds[i].lines[l2];
-
 		if (!kinds[i].what)
 			kinds[i].what = what;
 		if (kinds[i].what != what)
 			continue;
-		if (*lines < LINES_PER_KIND && ++*lines)
-			log_warn("event=hole level=%s what=%s gpa=%lx rip=%lx%s", l2 ? "L2" : "L1",
-				 what, gpa, v->vmcb->save.rip,
-				 *lines == LINES_PER_KIND ? " (further ones are not logged)" : "");
+		log_limited(kinds[i].lines[l2], LINES_PER_KIND,
+			    "event=hole level=%s what=%s gpa=%lx rip=%lx", l2 ? "L2" : "L1", what,
+			    gpa, v->vmcb->save.rip);
 		return;
 	}
 }

@@ -19,14 +19,20 @@ void log_line(enum log_level level, const char *fmt, ...) PRINTF(2, 3);
 #define log_info(...) log_line(LOG_INFO, __VA_ARGS__)
 #define log_warn(...) log_line(LOG_WARN, __VA_ARGS__)
 
-/* For lines that a guest can cause at will: the first 32 of each place are logged. */
+/* For lines that a guest can cause at will: the first `limit` that `lines` (a u32) counts, so that none hides others. */
+#define log_limited(lines, limit, fmt, ...)                                                        \
+	do {                                                                                       \
+		if ((lines) < (limit) && ++(lines))                                                \
+			log_warn(fmt "%s", ##__VA_ARGS__,                                          \
+				 (lines) == (limit) ? " (further ones are not logged)" : "");      \
+	} while (0)
+
+/* The first 32 of each place. */
 #define log_guest(fmt, ...)                                                                        \
 	do {                                                                                       \
 		static u32 lines_;                                                                 \
                                                                                                    \
-		if (lines_ < 32 && ++lines_)                                                       \
-			log_warn(fmt "%s", ##__VA_ARGS__,                                          \
-				 lines_ == 32 ? " (further ones are not logged)" : "");            \
+		log_limited(lines_, 32, fmt, ##__VA_ARGS__);                                       \
 	} while (0)
 
 /*

@@ -219,8 +219,10 @@ static void write_invalid(const struct vcpu *v)
 
 static NOINLINE u32 vmrun_refused(struct vcpu *v, enum vmrun_rule rule)
 {
-	log_guest("event=vmexit_invalid vmcb12=%lx rule=%s", v->nested.vmcb12_gpa,
-		  vmrun_rule_name(rule));
+	static u32 lines[VMRUN_RULE_COUNT];
+
+	log_limited(lines[rule], 4, "event=vmexit_invalid vmcb12=%lx rule=%s", v->nested.vmcb12_gpa,
+		    vmrun_rule_name(rule));
 	write_invalid(v);
 	vcpu_retire(v);
 	l1_after_vmexit(v);
