@@ -86,25 +86,7 @@ static const struct event {
 	 EVENT_TYPE_NMI, 0},
 };
 
-static volatile u32 nmis, nested_nmis;
-
-static void settle(void)
-{
-	/* On silicon an IPI takes a moment. */
-	for (u32 i = 0; i < 1000; i++)
-		asm volatile("pause");
-}
-
-/* An NMI that L2 took and never returned from still masks NMIs: IRET ends that. */
-static void nmi_unmask(void)
-{
-	asm volatile(
-		"mov %%rsp, %%rax\n\tmov %%ss, %%ecx\n\tpush %%rcx\n\tpush %%rax\n\tpushfq\n\t"
-		"mov %%cs, %%ecx\n\tpush %%rcx\n\tlea 1f(%%rip), %%rcx\n\tpush %%rcx\n\tiretq\n1:"
-		:
-		:
-		: "rax", "rcx", "memory");
-}
+static volatile u32 nested_nmis;
 
 /* An L2 with all that a delivery needs in pages of its own; npt: behind nested tables, which are
  * as if never used. */
@@ -163,10 +145,9 @@ static u64 run(const struct event *e)
 		s->rflags |= RFLAGS_IF;
 	clgi();
 	if (e->raise == BY_INTR)
-		apic_self_ipi(VECTOR);
+		apic_raise(VECTOR);
 	if (e->raise == BY_NMI)
-		apic_self_nmi();
-	settle();
+		apic_raise_nmi();
 	svm_vmrun(&l2.vmcb, &l2.regs);
 	c->tlb_control = TLB_CONTROL_NONE;
 	return c->exit_code;
@@ -601,8 +582,7 @@ static void on_nmi(struct trap_frame *f)
 	nested_nmis += inside;
 	inside = true;
 	if (!nmis++) {
-		apic_self_nmi();
-		settle();
+		apic_raise_nmi();
 	}
 	inside = false;
 }
@@ -617,13 +597,12 @@ static void check_nmi_l1(const void *arg)
 	trap_hook(VEC_NMI, on_nmi);
 	if (held)
 		clgi();
-	apic_self_nmi();
-	settle();
+	apic_raise_nmi();
 	if (held) {
 		CHECK_EQ(nmis, 0);
 		stgi();
 	}
-	settle();
+	apic_settle();
 	CHECK_EQ(nmis, 2);
 	CHECK_EQ(nested_nmis, 0);
 	trap_hook(VEC_NMI, NULL);
@@ -636,13 +615,11 @@ static void check_nmi_l2(const void *arg)
 	(void)arg;
 	ready(d_nops, false);
 	clgi();
-	apic_self_nmi();
-	settle();
+	apic_raise_nmi();
 	svm_vmrun(&l2.vmcb, &l2.regs);
 	CHECK_EQ(l2_caught(), VEC_NMI);
 	/* L2 is in its handler: the next one waits, across #VMEXIT and VMRUN */
-	apic_self_nmi();
-	settle();
+	apic_raise_nmi();
 	s->rip = (u64)d_nops;
 	svm_vmrun(&l2.vmcb, &l2.regs);
 	CHECK_EQ(l2_caught(), VEC_NONE);
@@ -663,8 +640,7 @@ static void check_nmi_injected(const void *arg)
 	(void)arg;
 	ready(d_nops, false);
 	clgi();
-	apic_self_nmi();
-	settle();
+	apic_raise_nmi();
 	l2.vmcb.control.event_inj = EVENT_V | EVENT_TYPE_NMI | VEC_NMI;
 	svm_vmrun(&l2.vmcb, &l2.regs);
 	CHECK_EQ(l2_caught(), VEC_NMI);
@@ -675,7 +651,7 @@ static void check_nmi_injected(const void *arg)
 	nmis = 1;
 	trap_hook(VEC_NMI, on_nmi); /* where it is late */
 	stgi();
-	settle();
+	apic_settle();
 	trap_hook(VEC_NMI, NULL);
 }
 

@@ -14,90 +14,38 @@
 #define VECTOR 0x51u /* priority class 5 */
 #define TIMER_COUNT 100000u
 
-static volatile u32 interrupts, nmis;
-
 L2_CODE(l2_nops, "nop\n\tnop\n\tnop");
 L2_CODE(l2_hlt, "hlt");
 L2_CODE(l2_clgi, "clgi");
 L2_CODE(l2_clgi_cr8, "clgi\n\tmov %rax, %cr8");
 L2_CODE(l2_clgi_stgi, "clgi\n\tstgi");
 
-static void on_interrupt(struct trap_frame *frame)
-{
-	(void)frame;
-	interrupts++;
-	apic_eoi();
-}
-
-static void on_nmi(struct trap_frame *frame)
-{
-	(void)frame;
-	nmis++;
-}
-
-/* An NMI that L2 took and never returned from still masks NMIs: IRET ends that. */
-static void nmi_unmask(void)
-{
-	asm volatile(
-		"mov %%rsp, %%rax\n\tmov %%ss, %%ecx\n\tpush %%rcx\n\tpush %%rax\n\tpushfq\n\t"
-		"mov %%cs, %%ecx\n\tpush %%rcx\n\tlea 1f(%%rip), %%rcx\n\tpush %%rcx\n\tiretq\n1:"
-		:
-		:
-		: "rax", "rcx", "memory");
-}
-
-static void settle(void)
-{
-	/* On silicon an IPI takes a moment. */
-	for (u32 i = 0; i < 1000; i++)
-		asm volatile("pause");
-}
-
-static void raise_interrupt(void)
-{
-	apic_self_ipi(VECTOR);
-	settle();
-}
-
-static void raise_nmi(void)
-{
-	apic_self_nmi();
-	settle();
-}
-
-static void begin(void)
-{
-	interrupts = nmis = 0;
-	trap_hook(VECTOR, on_interrupt);
-	trap_hook(VEC_NMI, on_nmi);
-}
-
 /* ---- CLGI and STGI in L1 ---- */
 
 static void check_intr(const void *arg)
 {
 	(void)arg;
-	begin();
+	apic_count(VECTOR);
 	clgi();
 	sti();
-	raise_interrupt();
+	apic_raise(VECTOR);
 	CHECK_EQ(interrupts, 0);
 	stgi();
-	settle();
+	apic_settle();
 	cli();
 	CHECK_EQ(interrupts, 1);
 
 	/* IF=0 holds it beyond STGI. */
 	clgi();
-	raise_interrupt();
+	apic_raise(VECTOR);
 	stgi();
-	settle();
+	apic_settle();
 	CHECK_EQ(interrupts, 1);
 	interrupt_window();
 	CHECK_EQ(interrupts, 2);
 
 	/* And one that was pending before CLGI stays so. */
-	raise_interrupt();
+	apic_raise(VECTOR);
 	clgi();
 	interrupt_window();
 	CHECK_EQ(interrupts, 2);
@@ -109,32 +57,32 @@ static void check_intr(const void *arg)
 static void check_nmi(const void *arg)
 {
 	(void)arg;
-	begin();
-	raise_nmi();
+	apic_count(VECTOR);
+	apic_raise_nmi();
 	CHECK_EQ(nmis, 1);
 	clgi();
-	raise_nmi();
+	apic_raise_nmi();
 	CHECK_EQ(nmis, 1);
 	stgi();
-	settle();
+	apic_settle();
 	CHECK_EQ(nmis, 2);
 	clgi();
 	stgi();
-	settle();
+	apic_settle();
 	CHECK_EQ(nmis, 2);
 }
 
 static void check_nmi_and_intr(const void *arg)
 {
 	(void)arg;
-	begin();
+	apic_count(VECTOR);
 	clgi();
-	raise_interrupt();
-	raise_nmi();
+	apic_raise(VECTOR);
+	apic_raise_nmi();
 	sti();
 	CHECK_EQ(interrupts + nmis, 0);
 	stgi();
-	settle();
+	apic_settle();
 	cli();
 	CHECK_EQ(interrupts, 1);
 	CHECK_EQ(nmis, 1);
@@ -188,7 +136,7 @@ static void check_physical(const void *arg)
 {
 	const struct physical *p = arg;
 
-	begin();
+	apic_count(VECTOR);
 	l2_reset(l2_nops);
 	l2_catch_events();
 	if (p->intercept)
@@ -196,13 +144,13 @@ static void check_physical(const void *arg)
 	l2.vmcb.control.int_ctl = p->masking ? (u32)V_INTR_MASKING : 0;
 	l2.vmcb.save.rflags |= p->l2_if ? RFLAGS_IF : 0;
 	clgi();
-	raise_interrupt();
+	apic_raise(VECTOR);
 	if (p->l1_if)
 		sti();
 	svm_vmrun(&l2.vmcb, &l2.regs);
 
 	/* GIF=0 again: L1 has not taken anything yet. */
-	settle();
+	apic_settle();
 	CHECK_EQ(interrupts, 0);
 	if (p->exits) {
 		CHECK_EQ(l2.vmcb.control.exit_code, VMEXIT_INTR);
@@ -215,7 +163,7 @@ static void check_physical(const void *arg)
 	if (p->in_l2)
 		apic_eoi();
 	if (p->l1_if)
-		settle();
+		apic_settle();
 	else
 		interrupt_window();
 	cli();
@@ -226,15 +174,15 @@ static void check_nmi_in_l2(const void *arg)
 {
 	bool intercept = arg != NULL;
 
-	begin();
+	apic_count(VECTOR);
 	l2_reset(l2_nops);
 	l2_catch_events();
 	if (intercept)
 		l2_intercept(INTERCEPT(NMI));
 	clgi();
-	raise_nmi();
+	apic_raise_nmi();
 	svm_vmrun(&l2.vmcb, &l2.regs);
-	settle();
+	apic_settle();
 	CHECK_EQ(nmis, 0);
 	if (intercept) {
 		CHECK_EQ(l2.vmcb.control.exit_code, VMEXIT_NMI);
@@ -244,25 +192,25 @@ static void check_nmi_in_l2(const void *arg)
 		nmi_unmask();
 	}
 	stgi();
-	settle();
+	apic_settle();
 	CHECK_EQ(nmis, intercept);
 	/* NMIs are as before. */
-	raise_nmi();
+	apic_raise_nmi();
 	CHECK_EQ(nmis, intercept + 1u);
 }
 
 /* L2 sends the IPI itself, with all held: L1 gets it when it says STGI. */
 static void l2_sends(void)
 {
-	raise_interrupt();
-	raise_nmi();
+	apic_raise(VECTOR);
+	apic_raise_nmi();
 	vmmcall();
 }
 
 static void check_sent_by_l2(const void *arg)
 {
 	(void)arg;
-	begin();
+	apic_count(VECTOR);
 	l2_reset((const void *)l2_sends);
 	l2.vmcb.control.int_ctl = (u32)V_INTR_MASKING;
 	l2_intercept(INTERCEPT(INTR));
@@ -273,7 +221,7 @@ static void check_sent_by_l2(const void *arg)
 	CHECK_EQ(nmis + interrupts, 0);
 	stgi();
 	interrupt_window();
-	settle();
+	apic_settle();
 	CHECK_EQ(nmis, 1);
 	CHECK_EQ(interrupts, 1);
 }
@@ -291,7 +239,7 @@ static u32 timer_count(void)
 static void check_hlt(const void *arg)
 {
 	(void)arg;
-	begin();
+	apic_count(VECTOR);
 	l2_reset(l2_hlt);
 	l2.vmcb.control.int_ctl = (u32)V_INTR_MASKING;
 	l2_intercept(INTERCEPT(INTR));
@@ -303,7 +251,7 @@ static void check_hlt(const void *arg)
 	CHECK_EQ(l2.vmcb.save.rip, (u64)l2_hlt_end);
 	CHECK_EQ(interrupts, 0);
 	stgi();
-	settle();
+	apic_settle();
 	cli();
 	apic_timer_stop();
 	CHECK_EQ(interrupts, 1);
@@ -312,7 +260,7 @@ static void check_hlt(const void *arg)
 static void check_hlt_l1(const void *arg)
 {
 	(void)arg;
-	begin();
+	apic_count(VECTOR);
 	apic_timer(VECTOR, TIMER_COUNT);
 	asm volatile("sti\n\thlt\n\tcli" : : : "memory");
 	apic_timer_stop();
@@ -329,32 +277,32 @@ static u64 apic_priority(void)
 static void check_tpr_hold(const void *arg)
 {
 	(void)arg;
-	begin();
+	apic_count(VECTOR);
 	write_cr8(5);
 	sti();
-	raise_interrupt();
+	apic_raise(VECTOR);
 	CHECK_EQ(interrupts, 0);
 	clgi();
 	stgi();
-	settle();
+	apic_settle();
 	CHECK_EQ(interrupts, 0);
 	/* Lowered while GIF=0: comes with STGI. */
 	clgi();
 	write_cr8(4);
-	settle();
+	apic_settle();
 	CHECK_EQ(interrupts, 0);
 	stgi();
-	settle();
+	apic_settle();
 	CHECK_EQ(interrupts, 1);
 	/* Raised while GIF=0: holds after it. */
 	clgi();
 	write_cr8(5);
-	raise_interrupt();
+	apic_raise(VECTOR);
 	stgi();
-	settle();
+	apic_settle();
 	CHECK_EQ(interrupts, 1);
 	write_cr8(0);
-	settle();
+	apic_settle();
 	CHECK_EQ(interrupts, 2);
 	cli();
 }

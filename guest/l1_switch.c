@@ -27,22 +27,6 @@ L2_CODE(s_hlt, "hlt");
 L2_CODE(s_jump, "jmp 2f\n2:\tnop");
 extern const u8 s_after_sti[], s_after_cpuid[], s_after_mov_ss[];
 
-static volatile u32 interrupts;
-
-static void on_interrupt(struct trap_frame *frame)
-{
-	(void)frame;
-	interrupts++;
-	apic_eoi();
-}
-
-static void settle(void)
-{
-	/* On silicon an IPI takes a moment. */
-	for (u32 i = 0; i < 1000; i++)
-		asm volatile("pause");
-}
-
 /* ---- interrupt shadows ---- */
 
 static void check_shadow_out(const void *arg)
@@ -166,23 +150,21 @@ static void check_cr2(const void *arg)
 static void check_intr_before_virq(const void *arg)
 {
 	(void)arg;
-	interrupts = 0;
-	trap_hook(PHYSICAL, on_interrupt);
+	apic_count(PHYSICAL);
 	virq(s_nops, true);
 	l2_intercept(INTERCEPT(INTR));
 	l2_intercept(INTERCEPT(VINTR));
 	clgi();
-	apic_self_ipi(PHYSICAL);
-	settle();
+	apic_raise(PHYSICAL);
 	sti();
 	svm_vmrun(&l2.vmcb, &l2.regs);
 	CHECK_EQ(l2.vmcb.control.exit_code, VMEXIT_INTR);
 	CHECK_EQ(l2.vmcb.save.rip, (u64)s_nops);
 	CHECK_EQ(l2.vmcb.control.int_ctl & V_IRQ, V_IRQ);
 	stgi();
-	settle();
+	apic_settle();
 	cli();
-	trap_hook(PHYSICAL, NULL);
+	apic_count_end(PHYSICAL);
 	CHECK_EQ(interrupts, 1);
 }
 

@@ -24,28 +24,6 @@ L2_CODE(v_open, "nop\n\tstgi\nv_opened:\n\tnop\n\tnop");
 L2_CODE(v_close, "clgi\n\tsti\n\tnop\n\tnop");
 extern const u8 v_opened[];
 
-static volatile u32 interrupts, nmis;
-
-static void on_interrupt(struct trap_frame *frame)
-{
-	(void)frame;
-	interrupts++;
-	apic_eoi();
-}
-
-static void on_nmi(struct trap_frame *frame)
-{
-	(void)frame;
-	nmis++;
-}
-
-static void settle(void)
-{
-	/* On silicon an IPI takes a moment. */
-	for (u32 i = 0; i < 1000; i++)
-		asm volatile("pause");
-}
-
 static void ready(const u8 *code, bool gif)
 {
 	l2_reset(code);
@@ -169,73 +147,65 @@ static void check_injection(const void *arg)
 static void check_physical(const void *arg)
 {
 	(void)arg;
-	interrupts = nmis = 0;
-	trap_hook(PHYSICAL, on_interrupt);
-	trap_hook(VEC_NMI, on_nmi);
+	apic_count(PHYSICAL);
 	ready(v_nops, false);
 	l2_intercept(INTERCEPT(INTR));
 	clgi();
-	apic_self_ipi(PHYSICAL);
-	settle();
+	apic_raise(PHYSICAL);
 	sti();
 	svm_vmrun(&l2.vmcb, &l2.regs);
 	CHECK_EQ(l2.vmcb.control.exit_code, VMEXIT_INTR);
 	CHECK(!gif());
 	CHECK_EQ(interrupts, 0);
 	stgi();
-	settle();
+	apic_settle();
 	cli();
 	CHECK_EQ(interrupts, 1);
 
 	ready(v_nops, false);
 	l2_intercept(INTERCEPT(NMI));
 	clgi();
-	apic_self_nmi();
-	settle();
+	apic_raise_nmi();
 	svm_vmrun(&l2.vmcb, &l2.regs);
 	CHECK_EQ(l2.vmcb.control.exit_code, VMEXIT_NMI);
 	CHECK_EQ(nmis, 0);
 	stgi();
-	settle();
+	apic_settle();
 	CHECK_EQ(nmis, 1);
 
 	/* L2's STGI is not L1's. */
 	ready(v_stgi, false);
 	clgi();
-	apic_self_ipi(PHYSICAL);
-	settle();
+	apic_raise(PHYSICAL);
 	svm_vmrun(&l2.vmcb, &l2.regs);
 	sti();
-	settle();
+	apic_settle();
 	CHECK_EQ(interrupts, 1);
 	stgi();
-	settle();
+	apic_settle();
 	cli();
 	CHECK_EQ(interrupts, 2);
-	trap_hook(PHYSICAL, NULL);
-	trap_hook(VEC_NMI, NULL);
+	apic_count_end(PHYSICAL);
 }
 
 /* Without V_GIF_ENABLE it is the real GIF that L2's CLGI clears: what L1 intercepts waits for L2's STGI, or for L1's. */
 static void l2_nmi_held(void)
 {
 	clgi();
-	apic_self_nmi();
-	settle();
+	apic_raise_nmi();
 	vmmcall();
 	stgi();
-	settle();
+	apic_settle();
 	vmmcall();
 }
 
 static void l2_intr_held(void)
 {
 	clgi();
-	apic_self_ipi(PHYSICAL);
-	settle();
+	apic_raise(PHYSICAL);
 	vmmcall();
 	stgi();
-	settle();
+	apic_settle();
 	vmmcall();
 }
 
@@ -249,9 +219,7 @@ static void check_real_gif(const void *arg)
 	u64 exit = nmi ? VMEXIT_NMI : VMEXIT_INTR;
 
 	for (u32 over_l1 = 0; over_l1 < 2; over_l1++) {
-		interrupts = nmis = 0;
-		trap_hook(PHYSICAL, on_interrupt);
-		trap_hook(VEC_NMI, on_nmi);
+		apic_count(PHYSICAL);
 		l2_reset(nmi ? (const void *)l2_nmi_held : (const void *)l2_intr_held);
 		/* whose RFLAGS.IF would let it in */
 		l2.vmcb.control.int_ctl = held == HELD_INTR_UNMASKED ? 0 : (u32)V_INTR_MASKING;
@@ -273,13 +241,12 @@ static void check_real_gif(const void *arg)
 			CHECK_EQ(interrupts + nmis, 0);
 		}
 		stgi();
-		settle();
+		apic_settle();
 		cli();
 		CHECK_EQ(interrupts, !nmi);
 		CHECK_EQ(nmis, nmi);
 	}
-	trap_hook(PHYSICAL, NULL);
-	trap_hook(VEC_NMI, NULL);
+	apic_count_end(PHYSICAL);
 }
 
 L2_CODE(v_held_stgi, "clgi\n\tmov %ebx, (%rdi)\n\tmov $1000, %ecx\n1:\tpause\n\tloop "
@@ -294,8 +261,7 @@ static void check_real_stgi(const void *arg)
 		tap_skip("the APIC is not in memory");
 		return;
 	}
-	nmis = 0;
-	trap_hook(VEC_NMI, on_nmi);
+	apic_count(PHYSICAL);
 	l2_reset(v_held_stgi);
 	l2_intercept(INTERCEPT(NMI));
 	apic_write(APIC_ICR_HIGH, apic_read(0x20));
@@ -306,9 +272,9 @@ static void check_real_stgi(const void *arg)
 	CHECK_EQ(l2.vmcb.control.exit_code, VMEXIT_NMI);
 	CHECK_EQ(l2.vmcb.save.rip, (u64)v_released);
 	stgi();
-	settle();
+	apic_settle();
 	CHECK_EQ(nmis, 1);
-	trap_hook(VEC_NMI, NULL);
+	apic_count_end(PHYSICAL);
 }
 
 /* Not offered: the bits mean nothing, and no instruction of L2 changes them. */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The local APIC, in whichever mode the firmware left it: IPIs to oneself, the timer, EOI. */
+/* The local APIC, in whichever mode the firmware left it: IPIs to oneself and what comes of them, the timer, EOI. */
 #ifndef GUEST_APIC_H
 #define GUEST_APIC_H
 
@@ -91,5 +91,16 @@ static inline void apic_timer_stop(void)
 	apic_write(APIC_TIMER_COUNT, 0);
 	apic_write(APIC_LVT_TIMER, (u32)APIC_LVT_MASKED);
 }
+
+/* From 0 on, counts interrupts of this vector, and NMIs; until apic_count_end(). */
+void apic_count(u32 vector);
+void apic_count_end(u32 vector);
+extern volatile u32 interrupts, nmis;
+
+/* Until an IPI has arrived, if nothing holds it. */
+void apic_settle(void);
+/* To oneself, and settled. */
+void apic_raise(u32 vector);
+void apic_raise_nmi(void);
 
 #endif

@@ -109,6 +109,17 @@ static inline void interrupt_window(void)
 	asm volatile("sti; nop; nop; nop; cli" : : : "memory");
 }
 
+/* An NMI that L2 took and never returned from still masks NMIs: IRET ends that. */
+static inline void nmi_unmask(void)
+{
+	asm volatile(
+		"mov %%rsp, %%rax\n\tmov %%ss, %%ecx\n\tpush %%rcx\n\tpush %%rax\n\tpushfq\n\t"
+		"mov %%cs, %%ecx\n\tpush %%rcx\n\tlea 1f(%%rip), %%rcx\n\tpush %%rcx\n\tiretq\n1:"
+		:
+		:
+		: "rax", "rcx", "memory");
+}
+
 static inline void clgi(void)
 {
 	asm volatile("clgi" : : : "memory");
