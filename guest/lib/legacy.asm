@@ -11,6 +11,19 @@
 
 global legacy_enter, legacy_fault, legacy_vmrun, legacy_vmrun_16, legacy_vmrun_ax
 
+; CR0, CR3, CR4 and EFER to where %2 points; %1 is EAX, or in 64-bit code RAX.
+%macro STORE_MODE 2
+	mov %1, cr0
+	mov [%2 + LEGACY_CR0], eax
+	mov %1, cr3
+	mov [%2 + LEGACY_CR3], eax
+	mov %1, cr4
+	mov [%2 + LEGACY_CR4], eax
+	mov ecx, MSR_EFER
+	rdmsr
+	mov [%2 + LEGACY_EFER], eax
+%endmacro
+
 section .text
 bits 64
 default rel
@@ -21,16 +34,8 @@ legacy_enter:
 	mov rbx, rdi
 	mov [rbx + LEGACY_SAVED_RSP], rsp
 	sidt [rbx + LEGACY_SAVED_IDTR]
-	mov rax, cr0
-	mov [rbx + LEGACY_SAVED_CR0], eax
-	mov rax, cr3
-	mov [rbx + LEGACY_SAVED_CR3], eax
-	mov rax, cr4
-	mov [rbx + LEGACY_SAVED_CR4], eax
-	mov ecx, MSR_EFER
-	rdmsr
-	and eax, ~(1 << 10) ; LMA
-	mov [rbx + LEGACY_SAVED_EFER], eax
+	STORE_MODE rax, rbx + LEGACY_SAVED
+	and dword [rbx + LEGACY_SAVED + LEGACY_EFER], ~(1 << 10) ; LMA
 	lea rax, [back]
 	mov [rbx + LEGACY_BACK], eax
 	lea rax, [compatibility]
@@ -60,15 +65,15 @@ leave:
 	mov eax, cr0
 	btr eax, CR0_PG_BIT
 	mov cr0, eax
-	mov eax, [ebx + LEGACY_SAVED_CR4]
+	mov eax, [ebx + LEGACY_SAVED + LEGACY_CR4]
 	mov cr4, eax
-	mov eax, [ebx + LEGACY_SAVED_CR3]
+	mov eax, [ebx + LEGACY_SAVED + LEGACY_CR3]
 	mov cr3, eax
 	mov ecx, MSR_EFER
-	mov eax, [ebx + LEGACY_SAVED_EFER]
+	mov eax, [ebx + LEGACY_SAVED + LEGACY_EFER]
 	xor edx, edx
 	wrmsr
-	mov eax, [ebx + LEGACY_SAVED_CR0]
+	mov eax, [ebx + LEGACY_SAVED + LEGACY_CR0]
 	mov cr0, eax
 	push GDT_CODE
 	push dword [ebx + LEGACY_BACK]
@@ -114,15 +119,7 @@ legacy_fault:
 	mov [ebx + LEGACY_EDX], edx
 	mov [ebx + LEGACY_ESI], esi
 	mov [ebx + LEGACY_EDI], edi
-	mov eax, cr0
-	mov [ebx + LEGACY_CR0], eax
-	mov eax, cr3
-	mov [ebx + LEGACY_CR3], eax
-	mov eax, cr4
-	mov [ebx + LEGACY_CR4], eax
-	mov ecx, MSR_EFER
-	rdmsr
-	mov [ebx + LEGACY_EFER], eax
+	STORE_MODE eax, ebx
 	cld
 	ret
 %endmacro

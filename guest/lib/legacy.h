@@ -35,6 +35,7 @@ static_assert(offsetof(struct legacy, vector) == 20, "legacy.inc");
 static_assert(offsetof(struct legacy, eax) == 36, "legacy.inc");
 static_assert(offsetof(struct legacy, stack) == 56, "legacy.inc");
 static_assert(offsetof(struct legacy, back) == 68, "legacy.inc");
+static_assert(offsetof(struct legacy, saved_cr0) == 72, "legacy.inc");
 static_assert(offsetof(struct legacy, saved_rsp) == 88, "legacy.inc");
 static_assert(offsetof(struct legacy, saved_idtr) == 96, "legacy.inc");
 
