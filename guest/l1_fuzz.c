@@ -12,6 +12,7 @@
  */
 #include "abi/hypercall.h"
 #include "guest/lib/apic.h"
+#include "guest/lib/cage.h"
 #include "guest/lib/cpu.h"
 #include "guest/lib/platform.h"
 #include "guest/lib/pmu.h"
@@ -99,38 +100,10 @@ static u64 bad_page(void)
 	}
 }
 
-/* ---- the cage: memory of the caged L2 ---- */
+/* ---- the caged L2 ---- */
 
-struct cage {
-	u8 code[PAGE_SIZE];
-	u8 stack[PAGE_SIZE];
-	u64 gdt[PAGE_SIZE / 8];
-	struct idt_gate idt[256]; /* every gate: VMMCALL */
-	struct paging tables;
-} ALIGNED(4096);
-
-#define HANDLER 0xff0 /* in code[] */
-
-/* One of them does not cross a 2-MByte border, and so lies in the one page table that struct paging has. */
 static struct cage cages[2];
-static struct cage *cage;
 static struct vmcb original; /* L1's FS, GS, TR, LDTR and MSRs, by VMSAVE */
-
-static void cage_choose(void)
-{
-	u64 first = (u64)&cages[0], last = first + sizeof(cages[0]) - 1;
-
-	cage = &cages[first / PAGE_2M != last / PAGE_2M];
-}
-
-static void copy_code(const void *from, u64 at, u64 bytes)
-{
-	for (u64 i = 0; i < bytes; i++)
-		cage->code[at + i] = ((const u8 *)from)[i];
-}
-
-/* VMMCALL; JMP to itself */
-static const u8 code_end[] = {0x0f, 0x01, 0xd9, 0xeb, 0xfe};
 
 /* Instructions that harm nobody: all that the open L2 executes. */
 static const struct snippet {
@@ -207,7 +180,7 @@ static u64 write_mutated(u64 at, const struct snippet *s)
 
 	for (u64 n = below(4); n; n--)
 		cage->code[at++] = prefixes[below(ARRAY_SIZE(prefixes))];
-	copy_code(s->code, at, s->bytes);
+	cage_write(at, s->code, s->bytes);
 	if (once_in(3))
 		cage->code[at + below(s->bytes)] ^= (u8)BIT(below(8));
 	return at + s->bytes;
@@ -217,42 +190,18 @@ static void write_code(bool mutated)
 {
 	u64 at = 0;
 
-	for (u64 i = 0; i < PAGE_SIZE; i++)
-		cage->code[i] = 0x90;
+	cage_clear_code();
 	for (u64 n = 1 + below(8); n; n--) {
 		const struct snippet *s = &snippets[below(ARRAY_SIZE(snippets))];
 
 		if (mutated) {
 			at = write_mutated(at, s);
 		} else {
-			copy_code(s->code, at, s->bytes);
+			cage_write(at, s->code, s->bytes);
 			at += s->bytes;
 		}
 	}
-	copy_code(code_end, at, sizeof(code_end));
-	copy_code(code_end, HANDLER, sizeof(code_end));
-}
-
-/* Entries for the cage and no other memory. */
-static void npt_cage(void)
-{
-	u64 base = (u64)cage, *entry;
-
-	paging_identity(&l2.npt, PTE_ALL & ~(PTE_A | PTE_D));
-	paging_split(&l2.npt, base);
-	entry = paging_entry(&l2.npt, base, 2);
-	for (u32 g = 0; g < ARRAY_SIZE(l2.npt.pd); g++)
-		for (u32 i = 0; i < 512; i++)
-			if (&l2.npt.pd[g][i] != entry)
-				l2.npt.pd[g][i] = 0;
-	for (u32 i = ARRAY_SIZE(l2.npt.pd); i < 512; i++)
-		l2.npt.pdpt[i] = 0;
-	for (u32 i = 0; i < 512; i++) {
-		u64 page = ALIGN_DOWN(base, PAGE_2M) + i * PAGE_SIZE;
-
-		if (page < base || page >= base + sizeof(*cage))
-			l2.npt.pt[i] = 0;
-	}
+	cage_write_end(at);
 }
 
 /* Never lets an entry name L1's memory: not by PS in an upper level, not by an address at random. */
@@ -290,25 +239,6 @@ static void npt_spoil(void)
 		*paging_entry(&l2.npt, base, 3 + (u32)below(2)) ^=
 			BIT(platform.phys_bits + below(52 - platform.phys_bits));
 	}
-}
-
-static void cage_fill(void)
-{
-	struct table_register gdtr;
-	struct vmcb_save *s = &l2.vmcb.save;
-
-	asm volatile("sgdt %0" : "=m"(gdtr));
-	for (u32 i = 0; i < (gdtr.limit + 1u) / 8; i++)
-		cage->gdt[i] = ((const u64 *)gdtr.base)[i];
-	for (u32 i = 0; i < 256; i++)
-		idt_gate_set(&cage->idt[i], &cage->code[HANDLER], 3);
-	for (u64 i = 0; i < sizeof(cage->stack); i++)
-		cage->stack[i] = 0;
-	paging_identity(&cage->tables, PTE_ALL);
-	s->gdtr.base = (u64)cage->gdt;
-	s->idtr = (struct vmcb_seg){.limit = sizeof(cage->idt) - 1, .base = (u64)cage->idt};
-	s->cr3 = paging_root(&cage->tables);
-	s->rsp = (u64)(cage->stack + sizeof(cage->stack) - 256);
 }
 
 /* ---- one random VMRUN ---- */
@@ -380,13 +310,6 @@ static void random_control(struct vmcb_control *c)
 		spoil(c, 0, sizeof(*c));
 }
 
-static const unsigned int always_intercepted[] = {
-	/* these keep what L2 does from L1's machine, and L2 from running for ever */
-	INTERCEPT(INTR),   INTERCEPT(NMI),    INTERCEPT(SHUTDOWN), INTERCEPT(VMLOAD),
-	INTERCEPT(VMSAVE), INTERCEPT(STGI),   INTERCEPT(CLGI),	   INTERCEPT(SKINIT),
-	INTERCEPT(INVD),   INTERCEPT(XSETBV), INTERCEPT(VMMCALL),
-};
-
 /* A map at a good address, mostly. */
 static u64 map_address(const void *map)
 {
@@ -396,8 +319,7 @@ static u64 map_address(const void *map)
 /* What a random control area must have for L1 to live on. */
 static void make_safe(struct vmcb_control *c, bool caged)
 {
-	for (u32 i = 0; i < ARRAY_SIZE(always_intercepted); i++)
-		vmcb_set_intercept(c, always_intercepted[i]);
+	cage_intercept(c);
 	if (!once_in(32))
 		vmcb_set_intercept(c, INTERCEPT(VMRUN));
 	if (caged) {
@@ -461,7 +383,7 @@ static void random_l2(bool caged)
 	random_bits(l2.msrpm, sizeof(l2.msrpm), caged);
 	if (caged) {
 		cage_fill();
-		npt_cage();
+		cage_npt();
 		random_save(s);
 		if (once_in(3))
 			for (u64 n = 1 + below(3); n; n--)
@@ -496,23 +418,6 @@ static void random_l2(bool caged)
 	l2.regs.rdi = caged ? (u64)cage + below(sizeof(*cage)) : rnd();
 	s->rax = once_in(2) ? rnd() : (u64)cage->stack;
 	make_safe(c, caged);
-}
-
-/* VMRUN with IF=1, so that a physical interrupt ends L2; it stays pending until L1 has GIF and IF. */
-static u64 run_with_deadline(void)
-{
-	u64 code;
-
-	clgi();
-	apic_timer(TIMER_VECTOR, DEADLINE);
-	sti();
-	svm_vmrun(&l2.vmcb, &l2.regs);
-	cli();
-	apic_timer_stop();
-	stgi();
-	interrupt_window();
-	code = l2.vmcb.control.exit_code;
-	return code == (u32)VMEXIT_INVALID && platform.tcg ? VMEXIT_INVALID : code;
 }
 
 static struct {
@@ -609,7 +514,7 @@ static void vmrun_random(void)
 
 	random_l2(once_in(2));
 	asked = l2.vmcb;
-	code = run_with_deadline();
+	code = l2_run_for(TIMER_VECTOR, DEADLINE);
 	vmload((u64)&original);
 	check_exit(code);
 	digest_exit(code);
@@ -622,7 +527,7 @@ static void vmrun_good(void)
 	static const u64 magic = 0x600d600d600d600dull;
 
 	l2_reset(cage->code);
-	copy_code(code_end, 0, sizeof(code_end));
+	cage_write_end(0);
 	if (once_in(2))
 		l2_use_npt();
 	l2.vmcb.control.tlb_control = TLB_CONTROL_FLUSH_ALL;
@@ -954,11 +859,11 @@ static void check_alive(const void *arg)
 	op.address = 1;
 	CHECK_EQ(try_call(do_vmload, NULL), VEC_GP);
 	vmrun_good();
-	copy_code("\xeb\xfe", 0, 2);
+	cage_write(0, "\xeb\xfe", 2);
 	l2_reset(cage->code);
 	l2_intercept(INTERCEPT(INTR));
 	l2.vmcb.control.int_ctl = (u32)V_INTR_MASKING;
-	CHECK_EQ(run_with_deadline(), VMEXIT_INTR);
+	CHECK_EQ(l2_run_for(TIMER_VECTOR, DEADLINE), VMEXIT_INTR);
 }
 
 static void find_region(void)
@@ -994,7 +899,7 @@ void guest_main(void)
 		return;
 	}
 	find_region();
-	cage_choose();
+	cage_choose(cages);
 	vmsave((u64)&original);
 	note("seed 0x%lx, %u steps", (u64)SEED, STEPS);
 	for (u32 i = 0; i < ARRAY_SIZE(cases); i++)

@@ -22,6 +22,7 @@
  */
 #include "abi/hypercall.h"
 #include "guest/lib/apic.h"
+#include "guest/lib/cage.h"
 #include "guest/lib/cpu.h"
 #include "guest/lib/legacy.h"
 #include "guest/lib/platform.h"
@@ -42,7 +43,7 @@
 #define COM2 0x2f8
 #define TIMER_VECTOR 0x90
 /* In QEMU, nanoseconds: of an L2 that may not end by itself, and of one that should. */
-#define DEADLINE_JAIL 2000000
+#define DEADLINE_CAGE 2000000
 #define DEADLINE 500000000
 #define ALIAS 0xc0000000ull
 
@@ -273,23 +274,9 @@ L2_CODE(h_stgi, "stgi");
 L2_CODE(h_invlpga, "invlpga %rax, %ecx");
 L2_CODE(h_skinit, "skinit %eax");
 
-/* With IF=1, so that the timer ends L2; it stays pending until L1 has GIF and IF. */
-static u64 run_l2_for(u32 deadline)
-{
-	clgi();
-	apic_timer(TIMER_VECTOR, deadline);
-	sti();
-	svm_vmrun(&l2.vmcb, &l2.regs);
-	cli();
-	apic_timer_stop();
-	stgi();
-	interrupt_window();
-	return l2.vmcb.control.exit_code;
-}
-
 static u64 run_l2(void)
 {
-	return run_l2_for(DEADLINE);
+	return l2_run_for(TIMER_VECTOR, DEADLINE);
 }
 
 static void expect_exit(u64 code)
@@ -1133,29 +1120,12 @@ static void at_maps(void)
 	vmload((u64)&original);
 }
 
-/* ---- an L2 in a jail: random control and save areas, and nested tables of the jail only ---- */
+/* ---- an L2 in a cage: random control and save areas, and nested tables of the cage only ---- */
 
-static struct jail {
-	u8 code[PAGE_SIZE];
-	u8 stack[PAGE_SIZE];
-	u64 gdt[PAGE_SIZE / 8];
-	struct idt_gate idt[256];
-	struct paging tables;
-} jails[2] ALIGNED(4096), *jail;
+static struct cage cages[2];
 
-static void jail_choose(void)
+static void random_code(void)
 {
-	u64 first = (u64)&jails[0], last = first + sizeof(jails[0]) - 1;
-
-	/* one that lies in one page table */
-	jail = &jails[first / PAGE_2M != last / PAGE_2M];
-}
-
-#define HANDLER 0xff0
-
-static void jail_code(void)
-{
-	static const u8 end[] = {0x0f, 0x01, 0xd9, 0xeb, 0xfe}; /* VMMCALL; JMP to itself */
 	static const u8 pieces[][8] = {
 		{0x0f, 0xa2},
 		{0x0f, 0x01, 0xd8},
@@ -1184,60 +1154,32 @@ static void jail_code(void)
 	};
 	u64 at = 0;
 
-	for (u64 i = 0; i < PAGE_SIZE; i++)
-		jail->code[i] = 0x90;
+	cage_clear_code();
 	for (u64 n = 1 + below(6); n; n--) {
 		const u8 *piece = PICK(pieces);
 
 		for (u64 i = 0; i < 8;
 		     i++) /* zeroes behind: ADD [RAX], AL would be one: NOPs instead */
-			jail->code[at + i] = piece[i] ? piece[i] : 0x90;
+			cage->code[at + i] = piece[i] ? piece[i] : 0x90;
 		at += 8;
 	}
-	for (u64 i = 0; i < sizeof(end); i++)
-		jail->code[at + i] = jail->code[HANDLER + i] = end[i];
+	cage_write_end(at);
 }
 
-/* Nested tables with the jail, and evil in what is left of its 2 MByte. */
-static void jail_npt(void)
+/* Nested tables with the cage, and evil in what is left of its 2 MByte. */
+static void random_cage_npt(void)
 {
-	u64 base = (u64)jail, *entry;
 	const u64 evils[] = {region_page(), (u64)&l2.vmcb, (u64)l2.msrpm, NOTHING_THERE,
 			     MMIO_ABSENT};
 
-	paging_identity(&l2.npt, PTE_ALL & ~(PTE_A | PTE_D));
-	paging_split(&l2.npt, base);
-	entry = paging_entry(&l2.npt, base, 2);
+	cage_npt();
 	for (u32 g = 0; g < ARRAY_SIZE(l2.npt.pd); g++)
 		for (u32 i = 0; i < 512; i++)
-			if (&l2.npt.pd[g][i] != entry)
-				l2.npt.pd[g][i] = once_in(64) ? region | PTE_ALL | PTE_PS : 0;
-	for (u32 i = ARRAY_SIZE(l2.npt.pd); i < 512; i++)
-		l2.npt.pdpt[i] = 0;
-	for (u32 i = 0; i < 512; i++) {
-		u64 page = ALIGN_DOWN(base, PAGE_2M) + i * PAGE_SIZE;
-
-		if (page < base || page >= base + sizeof(*jail))
-			l2.npt.pt[i] = once_in(4) ? PICK(evils) | PTE_ALL : 0;
-	}
-}
-
-static void jail_fill(void)
-{
-	struct table_register gdtr;
-	struct vmcb_save *s = &l2.vmcb.save;
-
-	asm volatile("sgdt %0" : "=m"(gdtr));
-	for (u32 i = 0; i < (gdtr.limit + 1u) / 8; i++)
-		jail->gdt[i] = ((const u64 *)gdtr.base)[i];
-	for (u32 i = 0; i < 256; i++)
-		idt_gate_set(&jail->idt[i], &jail->code[HANDLER], 3);
-	spray(jail->stack, sizeof(jail->stack));
-	paging_identity(&jail->tables, PTE_ALL);
-	s->gdtr.base = (u64)jail->gdt;
-	s->idtr = (struct vmcb_seg){.limit = sizeof(jail->idt) - 1, .base = (u64)jail->idt};
-	s->cr3 = paging_root(&jail->tables);
-	s->rsp = (u64)(jail->stack + sizeof(jail->stack) - 256);
+			if (!l2.npt.pd[g][i] && once_in(64))
+				l2.npt.pd[g][i] = region | PTE_ALL | PTE_PS;
+	for (u32 i = 0; i < 512; i++)
+		if (!l2.npt.pt[i] && once_in(4))
+			l2.npt.pt[i] = PICK(evils) | PTE_ALL;
 }
 
 static void spoil(void *area, u64 first, u64 end)
@@ -1262,15 +1204,19 @@ static void spoil(void *area, u64 first, u64 end)
 	}
 }
 
-/* These keep what L2 does from L1's machine, and L2 from running for ever or off with the clock; QEMU aborts on the
- * delivery of a single-step trap of HLT that exits, and bare on MOV CR8. */
-static const unsigned int jail_intercepts[] = {
-	INTERCEPT(INTR),   INTERCEPT(NMI),    INTERCEPT(SHUTDOWN), INTERCEPT(VMLOAD),
-	INTERCEPT(VMSAVE), INTERCEPT(STGI),   INTERCEPT(CLGI),	   INTERCEPT(SKINIT),
-	INTERCEPT(INVD),   INTERCEPT(XSETBV), INTERCEPT(VMMCALL),  INTERCEPT(IOIO),
-	INTERCEPT(MSR),	   INTERCEPT(HLT),    INTERCEPT(MWAIT),	   INTERCEPT_CR_WRITE(4),
-	INTERCEPT(INIT),   INTERCEPT(SMI),
-};
+/* What L2 does must not get out, nor depend on the clock; QEMU aborts on the delivery of a single-step trap of HLT that
+ * exits, and bare on MOV CR8. */
+static void intercept_escapes(void)
+{
+	static const unsigned int intercepts[] = {
+		INTERCEPT(IOIO),       INTERCEPT(MSR),	INTERCEPT(HLT), INTERCEPT(MWAIT),
+		INTERCEPT_CR_WRITE(4), INTERCEPT(INIT), INTERCEPT(SMI),
+	};
+
+	cage_intercept(&l2.vmcb.control);
+	for (u32 i = 0; i < ARRAY_SIZE(intercepts); i++)
+		l2_intercept(intercepts[i]);
+}
 
 static void random_control(struct vmcb_control *c)
 {
@@ -1294,17 +1240,18 @@ static void random_control(struct vmcb_control *c)
 		spoil(c, 0, sizeof(*c));
 }
 
-static void at_jail(void)
+static void at_cage(void)
 {
 	struct vmcb_control *c = &l2.vmcb.control;
 	struct vmcb_save *s = &l2.vmcb.save;
-	const u64 page = ALIGN_DOWN((u64)jail, PAGE_2M);
+	const u64 page = ALIGN_DOWN((u64)cage, PAGE_2M);
 
-	fresh_l2(jail->code);
-	jail_code();
+	fresh_l2(cage->code);
+	random_code();
 	random_control(c);
-	jail_fill();
-	jail_npt();
+	cage_fill();
+	spray(cage->stack, sizeof(cage->stack));
+	random_cage_npt();
 	for (u64 i = 0; i < sizeof(l2.msrpm); i++)
 		l2.msrpm[i] = l2.iopm[i] = 0xff;
 	if (once_in(6)) {
@@ -1322,8 +1269,7 @@ static void at_jail(void)
 	l2.regs.rdi = page + below(PAGE_2M / 8) * 8;
 	l2.regs.rsi = once_in(2) ? marker[0] : page + below(PAGE_2M);
 	l2.regs.rcx = (u32)below(64);
-	for (u32 i = 0; i < ARRAY_SIZE(jail_intercepts); i++)
-		vmcb_set_intercept(c, jail_intercepts[i]);
+	intercept_escapes();
 	if (!once_in(32))
 		vmcb_set_intercept(c, INTERCEPT(VMRUN));
 	c->int_ctl |= (u32)V_INTR_MASKING;
@@ -1334,7 +1280,7 @@ static void at_jail(void)
 	/* TCG's #VMEXIT from LME=1, PG=0, PAE=0 leaves its host without paging */
 	if ((s->efer & EFER_LME) && !(s->cr0 & CR0_PG))
 		s->cr4 |= CR4_PAE;
-	run_l2_for(DEADLINE_JAIL);
+	l2_run_for(TIMER_VECTOR, DEADLINE_CAGE);
 	expect(c->exit_code == VMEXIT_INVALID || c->exit_code == VMEXIT_NPF ||
 		       c->exit_code < INTERCEPT_BITS,
 	       "an exit that does not exist");
@@ -1384,8 +1330,7 @@ static void at_npt_table(void)
 
 	fresh_l2(h_read);
 	l2_use_npt();
-	for (u32 i = 0; i < ARRAY_SIZE(jail_intercepts); i++)
-		l2_intercept(jail_intercepts[i]);
+	intercept_escapes();
 	l2.regs.rdi = ALIAS + below(PAGE_1G / 8) * 8;
 	if (once_in(6)) {
 		l2.vmcb.control.nested_cr3 = once_in(2) ? region_page() : at;
@@ -1409,8 +1354,7 @@ static void at_npt_l2_tables(void)
 	fresh_l2(h_int);
 	if (once_in(2))
 		l2_use_npt();
-	for (u32 i = 0; i < ARRAY_SIZE(jail_intercepts); i++)
-		l2_intercept(jail_intercepts[i]);
+	intercept_escapes();
 	switch (below(4)) {
 	case 0:
 		l2.vmcb.save.cr3 = at;
@@ -1442,8 +1386,7 @@ static void at_l2_edits(void)
 {
 	fresh_l2(h_edit);
 	l2_use_npt();
-	for (u32 i = 0; i < ARRAY_SIZE(jail_intercepts); i++)
-		l2_intercept(jail_intercepts[i]);
+	intercept_escapes();
 	l2.regs.r8 = ALIAS + 8 * below(512);
 	switch (below(3)) {
 	case 0: /* the nested leaf */
@@ -1689,7 +1632,7 @@ static struct attack {
 	{"random VMCBs", at_vmcb_random, 2, 0},
 	{"VMCBs that are tables", at_vmcb_alias, 4, 0},
 	{"permission maps", at_maps, 4, 0},
-	{"jailed L2", at_jail, 12, 0},
+	{"caged L2", at_cage, 12, 0},
 	{"nested leaves", at_npt_leaf, 5, 0},
 	{"nested tables", at_npt_table, 5, 0},
 	{"L2's tables", at_npt_l2_tables, 4, 0},
@@ -2117,7 +2060,7 @@ void guest_main(void)
 	l1_cr4 = read_cr4();
 	l1_efer = rdmsr(MSR_EFER);
 	vmsave((u64)&original);
-	jail_choose();
+	cage_choose(cages);
 	if (hypercall(TALLY_CALL_STATUS, (u64)&status, 0, 0)) {
 		tap_skip_all("no status");
 		return;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "guest/lib/svm.h"
 
+#include "guest/lib/apic.h"
 #include "guest/lib/cpu.h"
 #include "guest/lib/platform.h"
 #include "guest/lib/tap.h"
@@ -124,15 +125,34 @@ u64 l2_caught(void)
 	return offset / L2_EVENT_STUB_BYTES;
 }
 
+static u64 exit_code(void)
+{
+	if (l2.vmcb.control.exit_code == (u32)VMEXIT_INVALID && departs(DEPARTURE_INVALID_32))
+		return VMEXIT_INVALID;
+	return l2.vmcb.control.exit_code;
+}
+
 u64 l2_run(void)
 {
 	clgi();
 	svm_vmrun(&l2.vmcb, &l2.regs);
 	stgi();
 	l2.vmcb.control.tlb_control = TLB_CONTROL_NONE;
-	if (l2.vmcb.control.exit_code == (u32)VMEXIT_INVALID && departs(DEPARTURE_INVALID_32))
-		return VMEXIT_INVALID;
-	return l2.vmcb.control.exit_code;
+	return exit_code();
+}
+
+/* With IF=1, so that the timer ends L2; it stays pending until L1 has GIF and IF. */
+u64 l2_run_for(u32 vector, u32 deadline)
+{
+	clgi();
+	apic_timer(vector, deadline);
+	sti();
+	svm_vmrun(&l2.vmcb, &l2.regs);
+	cli();
+	apic_timer_stop();
+	stgi();
+	interrupt_window();
+	return exit_code();
 }
 
 void msrpm_set(u32 msr, bool read, bool write)

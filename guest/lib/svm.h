@@ -50,6 +50,9 @@ u64 l2_caught(void);
 
 /* Runs L2 until it exits; returns the exit code. CLGI and STGI around it, as any hypervisor does. */
 u64 l2_run(void);
+/* The same, but the APIC's timer ends an L2 that INTR is intercepted of, with V_INTR_MASKING, after `deadline`; and
+ * TLB_CONTROL stays. */
+u64 l2_run_for(u32 vector, u32 deadline);
 /* Only VMRUN: for tests of GIF. */
 void svm_vmrun(struct vmcb *vmcb, struct l2_regs *regs);
 
