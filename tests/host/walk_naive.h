@@ -107,6 +107,22 @@ static inline void naive_end(struct naive *n, u64 frame_mask, u64 address, u64 b
 	n->gpa = (last_entry(n) & frame_mask) | (address & (bytes - 1));
 }
 
+/* The levels that four-level and PAE paging have in common. */
+static inline void naive_last_two(struct naive *n, const struct naive_space *space, u64 a, u64 high)
+{
+	u64 table = last_entry(n) & 0x000ffffffffff000ull;
+
+	if (!naive_entry(n, space, table + (a >> 21 & 511) * 8, 8, high, 0x1fe000))
+		return;
+	if (last_entry(n) & 0x80) {
+		naive_end(n, 0x000fffffffe00000ull, a, 1 << 21);
+		return;
+	}
+	table = last_entry(n) & 0x000ffffffffff000ull;
+	if (naive_entry(n, space, table + (a >> 12 & 511) * 8, 8, high, 0))
+		naive_end(n, 0x000ffffffffff000ull, a, 1 << 12);
+}
+
 static inline struct naive naive_long(const struct naive_space *space, const struct npt_mode *mode,
 				      u64 cr3, u64 a)
 {
@@ -129,17 +145,7 @@ static inline struct naive naive_long(const struct naive_space *space, const str
 		naive_end(&n, 0x000fffffc0000000ull, a, 1 << 30);
 		return n;
 	}
-	table = last_entry(&n) & 0x000ffffffffff000ull;
-	if (!naive_entry(&n, space, table + (a >> 21 & 511) * 8, 8, high, 0x1fe000))
-		return n;
-	if (last_entry(&n) & 0x80) {
-		naive_end(&n, 0x000fffffffe00000ull, a, 1 << 21);
-		return n;
-	}
-	table = last_entry(&n) & 0x000ffffffffff000ull;
-	if (!naive_entry(&n, space, table + (a >> 12 & 511) * 8, 8, high, 0))
-		return n;
-	naive_end(&n, 0x000ffffffffff000ull, a, 1 << 12);
+	naive_last_two(&n, space, a, high);
 	return n;
 }
 
@@ -159,17 +165,7 @@ static inline struct naive naive_pae(const struct naive_space *space, const stru
 		return n;
 	}
 	n.steps[0].has_rights = false;
-	table = last_entry(&n) & 0x000ffffffffff000ull;
-	if (!naive_entry(&n, space, table + (a >> 21 & 511) * 8, 8, high, 0x1fe000))
-		return n;
-	if (last_entry(&n) & 0x80) {
-		naive_end(&n, 0x000fffffffe00000ull, a, 1 << 21);
-		return n;
-	}
-	table = last_entry(&n) & 0x000ffffffffff000ull;
-	if (!naive_entry(&n, space, table + (a >> 12 & 511) * 8, 8, high, 0))
-		return n;
-	naive_end(&n, 0x000ffffffffff000ull, a, 1 << 12);
+	naive_last_two(&n, space, a, high);
 	return n;
 }
 
