@@ -207,35 +207,27 @@ static void ready32(const u8 *code)
 
 static void check_invlpg_32(const void *arg)
 {
-	struct vmcb_save *s = &l2.vmcb.save;
+	static const struct {
+		const u8 *code, *end;
+		u64 ds, ss, reg, address;
+	} tries[] = {
+		{x32_invlpg, x32_invlpg_end, SEGMENT_BASE, 0, 0xfffffff8, SEGMENT_BASE + 8},
+		{x32_invlpg_16, x32_invlpg_16_end, SEGMENT_BASE, 0, 0x1fff8, SEGMENT_BASE + 8},
+		{x32_invlpg_ss, x32_invlpg_ss_end, 0, 0xffffff00, 0x1000, 0xf04},
+	};
 
 	(void)arg;
-	ready32(x32_invlpg);
-	l2_intercept(INTERCEPT(INVLPG));
-	s->ds.base = SEGMENT_BASE;
-	l2.regs.rdi = 0xfffffff8;
-	CHECK_EQ(l2_run(), VMEXIT_INVLPG);
-	if (decode)
-		CHECK_EQ(l2.vmcb.control.exit_info_1, SEGMENT_BASE + 8);
-	check_nrip((u64)x32_invlpg_end);
-
-	ready32(x32_invlpg_16);
-	l2_intercept(INTERCEPT(INVLPG));
-	s->ds.base = SEGMENT_BASE;
-	l2.regs.rdi = 0x1fff8;
-	CHECK_EQ(l2_run(), VMEXIT_INVLPG);
-	if (decode)
-		CHECK_EQ(l2.vmcb.control.exit_info_1, SEGMENT_BASE + 8);
-	check_nrip((u64)x32_invlpg_16_end);
-
-	ready32(x32_invlpg_ss);
-	l2_intercept(INTERCEPT(INVLPG));
-	s->ss.base = 0xffffff00;
-	l2.regs.rbp = 0x1000;
-	CHECK_EQ(l2_run(), VMEXIT_INVLPG);
-	if (decode)
-		CHECK_EQ(l2.vmcb.control.exit_info_1, 0xf04);
-	check_nrip((u64)x32_invlpg_ss_end);
+	for (u32 i = 0; i < ARRAY_SIZE(tries); i++) {
+		ready32(tries[i].code);
+		l2_intercept(INTERCEPT(INVLPG));
+		l2.vmcb.save.ds.base = tries[i].ds;
+		l2.vmcb.save.ss.base = tries[i].ss;
+		l2.regs.rdi = l2.regs.rbp = tries[i].reg;
+		CHECK_EQ(l2_run(), VMEXIT_INVLPG);
+		if (decode)
+			CHECK_EQ(l2.vmcb.control.exit_info_1, tries[i].address);
+		check_nrip((u64)tries[i].end);
+	}
 
 	ready32(x32_cr0);
 	l2_intercept(INTERCEPT_CR_READ(0));
