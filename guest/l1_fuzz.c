@@ -16,6 +16,7 @@
 #include "guest/lib/cpu.h"
 #include "guest/lib/platform.h"
 #include "guest/lib/pmu.h"
+#include "guest/lib/random.h"
 #include "guest/lib/svm.h"
 #include "guest/lib/tap.h"
 #include "x86/cr.h"
@@ -29,38 +30,6 @@
 /* Long against any piece of code below that ends by itself, so that which exit ends it does not depend
  * on how long a hypervisor takes. In QEMU, nanoseconds. */
 #define DEADLINE 2000000
-
-static u64 random_state;
-
-static u64 rnd(void)
-{
-	u64 x;
-
-	random_state = random_state * 6364136223846793005ull + 1442695040888963407ull;
-	x = random_state;
-	return x ^ x >> 29 ^ x << 31;
-}
-
-static u64 below(u64 n)
-{
-	return n ? (rnd() >> 16) % n : 0;
-}
-
-/* A bit is set once in 2^n. */
-static u64 rnd_sparse(unsigned int n)
-{
-	u64 x = rnd();
-
-	while (--n)
-		x &= rnd();
-	return x;
-}
-
-/* True once in n. */
-static bool once_in(u64 n)
-{
-	return !below(n);
-}
 
 static u64 digest;
 
@@ -179,7 +148,7 @@ static u64 write_mutated(u64 at, const struct snippet *s)
 				      0x3e, 0x64, 0x65, 0x40, 0x41, 0x44, 0x48, 0x4f};
 
 	for (u64 n = below(4); n; n--)
-		cage->code[at++] = prefixes[below(ARRAY_SIZE(prefixes))];
+		cage->code[at++] = PICK(prefixes);
 	cage_write(at, s->code, s->bytes);
 	if (once_in(3))
 		cage->code[at + below(s->bytes)] ^= (u8)BIT(below(8));
@@ -192,7 +161,7 @@ static void write_code(bool mutated)
 
 	cage_clear_code();
 	for (u64 n = 1 + below(8); n; n--) {
-		const struct snippet *s = &snippets[below(ARRAY_SIZE(snippets))];
+		const struct snippet *s = &PICK(snippets);
 
 		if (mutated) {
 			at = write_mutated(at, s);
@@ -682,7 +651,7 @@ static void msr_write(void)
 static void hypercall_random(void)
 {
 	static const u64 calls[] = {TALLY_CALL_STATUS, TALLY_CALL_LOG_READ, TALLY_CALL_LOG_READ};
-	const u64 call = once_in(6) ? rnd() : calls[below(ARRAY_SIZE(calls))];
+	const u64 call = once_in(6) ? rnd() : PICK(calls);
 	bool known = call == TALLY_CALL_STATUS || call == TALLY_CALL_LOG_READ, svme0 = once_in(4);
 	u64 vector, buffer = (u64)room_for_buffer;
 
@@ -793,7 +762,7 @@ static void one_other(void)
 		svm_instruction, svm_instruction, touch_region,
 	};
 
-	others[below(ARRAY_SIZE(others))]();
+	PICK(others)();
 }
 
 /* ---- the passes ---- */

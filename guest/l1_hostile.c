@@ -27,6 +27,7 @@
 #include "guest/lib/legacy.h"
 #include "guest/lib/platform.h"
 #include "guest/lib/pmu.h"
+#include "guest/lib/random.h"
 #include "guest/lib/svm.h"
 #include "guest/lib/tap.h"
 #include "x86/cpuid.h"
@@ -47,40 +48,8 @@
 #define DEADLINE 500000000
 #define ALIAS 0xc0000000ull
 
-/* ---- random numbers: each step begins anew from (seed, step) ---- */
-
-static u64 seed = SEED, first_step, step, random_state;
-
-static u64 rnd(void)
-{
-	u64 x = random_state += 0x9e3779b97f4a7c15ull; /* SplitMix64 */
-
-	x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-	x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-	return x ^ x >> 31;
-}
-
-static u64 below(u64 n)
-{
-	return n ? (rnd() >> 8) % n : 0;
-}
-
-static bool once_in(u64 n)
-{
-	return !below(n);
-}
-
-/* A bit is set once in 2^n. */
-static u64 rnd_sparse(unsigned int n)
-{
-	u64 x = rnd();
-
-	while (--n)
-		x &= rnd();
-	return x;
-}
-
-#define PICK(array) ((array)[below(ARRAY_SIZE(array))])
+/* The random numbers of each step begin anew from (seed, step). */
+static u64 seed = SEED, first_step, step;
 
 /* ---- what is judged ---- */
 
