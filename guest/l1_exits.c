@@ -359,11 +359,7 @@ static void check_later_exception(const void *arg)
 	s->cr4 |= CR4_OSFXSR | CR4_OSXMMEXCPT;
 	if (l->vector == VEC_AC) {
 		s->rflags |= BIT(18);
-		s->cs.selector = GDT_USER_CODE;
-		s->cs.attrib |= 3 << 5;
-		s->ss.selector = GDT_USER_DATA;
-		s->ss.attrib |= 3 << 5;
-		s->cpl = 3;
+		l2_user();
 	}
 	CHECK_EQ(l2_run(), VMEXIT_EXCEPTION(l->vector));
 	CHECK_EQ(s->rip, (u64)l->at);

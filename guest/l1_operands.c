@@ -253,11 +253,7 @@ static void check_cpl(const void *arg)
 	ready(i);
 	CHECK_EQ(l2_run(), i->bit - 96 + 0x60);
 	ready(i);
-	s->cs.selector = GDT_USER_CODE;
-	s->cs.attrib |= 3 << 5;
-	s->ss.selector = GDT_USER_DATA;
-	s->ss.attrib |= 3 << 5;
-	s->cpl = 3;
+	l2_user();
 	CHECK_EQ(l2_run(), VMEXIT_EXCEPTION(VEC_GP));
 	CHECK_EQ(l2.vmcb.control.exit_info_1, 0);
 	CHECK_EQ(s->rip, (u64)i->code);
@@ -314,11 +310,7 @@ static void check_vmmcall(const void *arg)
 
 	(void)arg;
 	l2_reset(o_vmmcall);
-	s->cs.selector = GDT_USER_CODE;
-	s->cs.attrib |= 3 << 5;
-	s->ss.selector = GDT_USER_DATA;
-	s->ss.attrib |= 3 << 5;
-	s->cpl = 3;
+	l2_user();
 	CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
 	l2_reset(o_vmmcall);
 	vmcb_clr_intercept(&l2.vmcb.control, INTERCEPT(VMMCALL));

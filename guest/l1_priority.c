@@ -123,13 +123,8 @@ static void check_row(const void *arg)
 	l2.regs.rdi = l2.regs.rsi = UNMAPPED;
 	l2.regs.rdx = 0x80;
 	s->rax = 1;
-	if (r->flags & USER) {
-		s->cs.selector = GDT_USER_CODE;
-		s->cs.attrib |= 3 << 5;
-		s->ss.selector = GDT_USER_DATA;
-		s->ss.attrib |= 3 << 5;
-		s->cpl = 3;
-	}
+	if (r->flags & USER)
+		l2_user();
 	if (r->flags & NO_STACK)
 		s->rsp = UNMAPPED;
 	if (r->flags & TSD)

@@ -141,13 +141,8 @@ static void check_guest_state(const void *arg)
 		(struct vmcb_seg){.selector = 0x33, .attrib = 0xcf3, .limit = ~0u, .base = 0x9000};
 	after->es = (struct vmcb_seg){
 		.selector = 0x2b, .attrib = 0x0f3, .limit = 0x4321, .base = 0x77000};
-	if (user) {
-		after->cs.selector = GDT_USER_CODE;
-		after->cs.attrib |= 3 << 5;
-		after->ss.selector = GDT_USER_DATA;
-		after->ss.attrib |= 3 << 5;
-		after->cpl = 3;
-	}
+	if (user)
+		l2_user();
 	before = *after;
 	CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
 	SAME_SEGMENT(cs);

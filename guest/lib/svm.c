@@ -88,6 +88,17 @@ void l2_reset(const void *entry)
 	s->rsp = (u64)(l2.stack + sizeof(l2.stack) - 8); /* as after a CALL */
 }
 
+void l2_user(void)
+{
+	struct vmcb_save *s = &l2.vmcb.save;
+
+	s->cs.selector = GDT_USER_CODE;
+	s->cs.attrib |= 3 << 5;
+	s->ss.selector = GDT_USER_DATA;
+	s->ss.attrib |= 3 << 5;
+	s->cpl = 3;
+}
+
 void l2_use_npt(void)
 {
 	paging_identity(&l2.npt, PTE_ALL & ~(PTE_A | PTE_D));

@@ -38,6 +38,8 @@ bool svm_start(void);
 
 /* Everything as new, RIP = entry. */
 void l2_reset(const void *entry);
+/* L2 at CPL 3. */
+void l2_user(void);
 /* L2 on nested paging: identity, l2.npt. */
 void l2_use_npt(void);
 /* Asks for a flush of L2's ASID at the next VMRUN; l2_run clears the request. */
