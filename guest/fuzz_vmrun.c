@@ -1107,14 +1107,19 @@ static u64 event_of(u64 event)
 	return event & EVENT_EV ? event : (u32)event;
 }
 
-/* The instruction at RIP, if it is one of the program's. */
-static const struct known_insn *insn_here(void)
+static u64 linear_rip(void)
 {
 	const struct vmcb_save *s = save();
 
 	if ((s->efer & EFER_LMA) && (s->cs.attrib & SEG_ATTR_L))
-		return program_insn(s->rip);
-	return program_insn((u32)(s->cs.base + s->rip));
+		return s->rip;
+	return (u32)(s->cs.base + s->rip);
+}
+
+/* The instruction at RIP, if it is one of the program's. */
+static const struct known_insn *insn_here(void)
+{
+	return program_insn(linear_rip());
 }
 
 static bool code_in(u64 first, u64 last)
@@ -1197,17 +1202,23 @@ static void check_assists(const struct known_insn *insn)
 	}
 }
 
-/* The delivery of V_IRQ has come to an exit or to a handler of another vector. */
+/*
+ * The delivery of V_IRQ has come to an exit or to an exception's handler. Or it may have, where what is at RIP is not the
+ * program's: an exception that no handler ends goes on anywhere.
+ */
 static bool virtual_interrupt_faulted(void)
 {
+	static const u32 faults = (u32)(BIT(VEC_DB) | BIT(VEC_DF) | BIT(VEC_TS) | BIT(VEC_NP) |
+					BIT(VEC_SS) | BIT(VEC_GP) | BIT(VEC_PF));
 	const struct vmcb_control *c = ctl();
-	const u64 stub = (save()->rip - L2_AT(stubs)) / sizeof(ARENA->l2.stubs[0]);
+	const u64 stub = (linear_rip() - L2_AT(stubs)) / sizeof(ARENA->l2.stubs[0]);
 
-	if (!(now.asked.control.int_ctl & V_IRQ) || !avoid(DEPARTURE_VIRQ_FAULT))
+	if (!(now.asked.control.int_ctl & V_IRQ) || vmcb_intercepts(c, VMEXIT_VINTR) ||
+	    !avoid(DEPARTURE_VIRQ_FAULT))
 		return false;
-	return (stub < 256 && stub != (c->int_vector & EVENT_VECTOR)) ||
-	       ((c->exit_int_info & EVENT_V) &&
-		(c->exit_int_info & EVENT_VECTOR) == (c->int_vector & EVENT_VECTOR));
+	return ((c->exit_int_info & EVENT_V) &&
+		(c->exit_int_info & EVENT_VECTOR) == (c->int_vector & EVENT_VECTOR)) ||
+	       (stub < 32 && faults >> stub & 1) || !insn_here();
 }
 
 static void digest_control(void)
