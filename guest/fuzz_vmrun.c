@@ -11,7 +11,6 @@
  *	first=N count=N		the case to begin with, and how many VMRUNs (default 5000) to do at least
  *	case=INDEX[:KEEP]	one case only; again for more. KEEP, hexadecimal: the items to apply
  *	detail=1		print everything that is in the digest, and what was done
- *	vgif=1			make use of virtual GIF
  * A line: INDEX.RUN EXITCODE DIGEST, where INDEX of a `case` counts these.
  */
 #include "guest/fuzz/fuzz.h"
@@ -34,7 +33,7 @@ static_assert(sizeof(struct arena) <= 2 * PAGE_2M, "arena");
 
 static struct {
 	u64 seed, first, count;
-	bool detail, vgif;
+	bool detail;
 	u32 cases;
 	struct {
 		u64 index;
@@ -111,8 +110,6 @@ static void configure(void)
 			take_case(&at);
 		else if (take(&at, "detail="))
 			cfg.detail = take_number(&at);
-		else if (take(&at, "vgif="))
-			cfg.vgif = take_number(&at);
 		else if (*at != '\n')
 			tap_check(false, "the configuration has an unknown key");
 		while (at < end && *at++ != '\n')
@@ -430,8 +427,19 @@ static void c_int_ctl(void)
 	c->int_ctl ^= (u32)(rnd() & (V_INTR_MASKING | V_IGN_TPR | V_INTR_PRIO | BITS(3, 0)));
 	if (once_in(4))
 		c->int_ctl ^= (u32)(rnd() & (BITS(7, 4) | BITS(15, 13) | BITS(23, 21)));
-	if (cfg.vgif && once_in(2))
-		c->int_ctl ^= (u32)(rnd() & (V_GIF | V_GIF_ENABLE));
+	tell("int_ctl 0x%x", c->int_ctl);
+}
+
+static void c_virtual_gif(void)
+{
+	struct vmcb_control *c = ctl();
+
+	if (!(platform.svm_edx & SVM_VGIF))
+		return;
+	c->int_ctl |= (u32)V_GIF_ENABLE;
+	c->int_ctl ^= (u32)(rnd() & V_GIF);
+	if (once_in(8))
+		c->int_ctl &= ~(u32)V_GIF_ENABLE;
 	tell("int_ctl 0x%x", c->int_ctl);
 }
 
@@ -808,6 +816,7 @@ static const struct {
 	{c_segment, 2},	    {c_wild, 2},
 	{c_register, 2},    {c_nested_entry, 6},
 	{c_l2_entry, 4},    {c_nested_root, 1},
+	{c_virtual_gif, 3},
 };
 
 static void change_something(void)
