@@ -714,6 +714,13 @@ static void s_table_load(void)
 	const u8 which = (u8)below(2);
 
 	mov(RDI, data_address() & ~15u);
+	/* SGDT and SIDT may exit and be skipped: MOV DWORD [RDI + 6], 0 over what is there */
+	if (p.bits == 64 && avoid(DEPARTURE_TABLE_BASE)) {
+		begin();
+		E(0xc7, 0x47, 6);
+		emit_number(0, 4);
+		end();
+	}
 	begin();
 	address32();
 	E(0x0f, 0x01, at_rdi(which));

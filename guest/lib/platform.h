@@ -70,6 +70,8 @@ void platform_probe(void);
 	  "an exit in the look-up of the TSS's I/O map or, by LAR and the like, of a descriptor "  \
 	  "loses arithmetic flags")                                                                \
 	X(CR8_RESERVED, TCG_BOTH, "MOV to CR8 ignores reserved bits instead of raising #GP")       \
+	X(TABLE_BASE, TCG_BOTH,                                                                    \
+	  "LGDT and LIDT take a base that is not canonical instead of raising #GP")                \
 	X(PKS_TAKEN, TCG_BARE, "VMRUN accepts CR4.PKS, which is Intel's, on the CPU model max")    \
 	X(DR6_STEP, TCG_BOTH, "a single step clears B0 to B3 of DR6, which software is to clear")  \
 	X(RF_STAYS, TCG_BOTH, "RFLAGS.RF is not cleared by every instruction that completes")      \
