@@ -151,8 +151,9 @@ kernel_log() {
 warnings() { awk -F '[<>]' '$2 % 8 <= 4' | LC_ALL=C sort -u; }
 
 # What Linux says, on Tallyvisor and bare alike, when this machine is busy while Linux calibrates its
-# clocks or takes an interrupt; in the boots with the instruction clock (*-icount) it cannot happen.
-BUSY='Unable to calibrate against PIT|APIC calibration not consistent|Marking TSC unstable|timekeeping watchdog|clocksource: |hrtimer: interrupt took'
+# clocks, tries its timers or takes an interrupt; in the boots with the instruction clock (*-icount)
+# it cannot happen. The last three belong to "Unstable clock detected".
+BUSY='Unable to calibrate against PIT|PIT calibration deviates|APIC calibration not consistent|Marking TSC unstable|timekeeping watchdog|clocksource: |hrtimer: interrupt took|timer not connected to IO-APIC|Lost N RTC interrupts|Unstable clock detected|If you want to keep using the local clock|"trace_clock=local"|>on the kernel command line$'
 
 # compare_warnings: a result, from all boots named hv-* against all named bare-*.
 compare_warnings() {
