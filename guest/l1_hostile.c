@@ -1215,6 +1215,10 @@ static void at_cage(void)
 	struct vmcb_save *s = &l2.vmcb.save;
 	const u64 page = ALIGN_DOWN((u64)cage, PAGE_2M);
 
+	/* L2s before had all memory under the same ASIDs, and this one need not ask for a flush */
+	fresh_l2(h_exit);
+	c->tlb_control = TLB_CONTROL_FLUSH_ALL;
+	run_l2();
 	fresh_l2(cage->code);
 	random_code();
 	random_control(c);
