@@ -15,6 +15,7 @@
 /* vmrun.asm: n NOPs and a VMMCALL, which exits and does not retire */
 extern const u8 stub_0[], stub_1[], stub_100[], stub_1000[];
 extern const u8 stub_read_cr3[]; /* reads CR3, and a VMMCALL */
+extern const u8 stub_int[];	 /* INTn */
 
 static struct vmcb stub_vmcb;
 
@@ -48,6 +49,16 @@ static u64 stub_ticks(struct vcpu *v, const u8 *stub)
 {
 	v->clock.now = 0;
 	run_stub(v, stub);
+	return v->clock.now;
+}
+
+/* Ticks that the clock takes for an INTn that exits: TCG counts it. */
+static u64 probe_swint(struct vcpu *v)
+{
+	v->clock.now = 0;
+	vmcb_set_intercept(&stub_vmcb.control, INTERCEPT(SWINT));
+	ASSERT(run_stub_to_exit(v, stub_int) == VMEXIT_SWINT);
+	vmcb_clr_intercept(&stub_vmcb.control, INTERCEPT(SWINT));
 	return v->clock.now;
 }
 
@@ -225,6 +236,8 @@ void backend_init(struct vcpu *v, const struct config *config)
 	/* what varies cannot be taken off: a count that went backwards would be worse than one that has some of L0's path */
 	if (shift < 0)
 		v->clock_overhead = 0;
+	else
+		v->track.swint_ticks = probe_swint(v);
 	if (config->pmu != PMU_CLOCK)
 		why = probe_guest_only(v, &tick);
 	end_stubs(v);
@@ -301,6 +314,8 @@ void backend_selector_written(struct vcpu *v)
 		return;
 	if (v->halt_intercepted != (v->pmu.enabled != 0))
 		set_halt_intercepts(v, v->pmu.enabled);
+	if (unlikely(v->pmu.reprogram_pmc_on_cpl_change))
+		track_begin(v);
 	unsupported = v->pmu.enabled & ~(v->clock.countable | v->unsupported_logged);
 	if (unlikely(unsupported))
 		note_unsupported(v, unsupported);

@@ -31,7 +31,8 @@ u32 exit_halt(struct vcpu *v)
 
 u32 exit_intr(struct vcpu *v)
 {
-	(void)v; /* INTR or VINTR; it ended a HLT, is pending, and no longer intercepted */
+	/* INTR or VINTR; it ended a HLT or leads out of user mode, is pending, and no longer intercepted */
+	v->track.next = TRACK_KERNEL;
 	return RESUME;
 }
 
@@ -51,9 +52,10 @@ static void take_events(struct vcpu *v)
 
 u32 exit_nmi(struct vcpu *v)
 {
-	if (!v->gif)
-		take_events(v);
-	return RESUME; /* with GIF=1 as exit_intr() */
+	if (v->gif)
+		return exit_intr(v);
+	take_events(v);
+	return RESUME;
 }
 
 /* INIT is L1's as its own VM_CR, GIF and intercepts say: deliver_init(). */
@@ -174,6 +176,8 @@ void vcpu_reset_intercepts(struct vcpu *v)
 		intercept_for_gif0(c1);
 	if (vcpu_in_l2(v) && !v->gif)
 		intercept_for_gif0(c2);
+	if (v->special & SPECIAL_STEP)
+		step_intercept(v);
 }
 
 /* An NMI that L0 took while L1 had GIF=0 goes to whoever runs now with GIF=1. */

@@ -5,6 +5,7 @@
  */
 #include "hv/core/event.h"
 #include "hv/core/insn.h"
+#include "hv/core/merge.h"
 #include "hv/cpu.h"
 #include "hv/known.h"
 #include "hv/log.h"
@@ -28,12 +29,14 @@ struct exit_entry {
 static const struct exit_entry exits[] = {
 	[VMEXIT_CR_READ(0)... VMEXIT_CR_READ(15)] = {exit_cr_read, NO_LENGTH},
 	[VMEXIT_CR_WRITE(8)] = {exit_cr8_write, NO_LENGTH},
-	[VMEXIT_EXCEPTION(VEC_DB)] = {exit_db, NO_LENGTH},
-	[VMEXIT_EXCEPTION(VEC_GP)] = {exit_gp, NO_LENGTH},
+	[VMEXIT_EXCEPTION(0)... VMEXIT_EXCEPTION(31)] = {exit_exception, NO_LENGTH},
 	[VMEXIT_INTR] = {exit_intr, NO_LENGTH},
 	[VMEXIT_NMI] = {exit_nmi, NO_LENGTH},
 	[VMEXIT_INIT] = {exit_init, NO_LENGTH},
 	[VMEXIT_VINTR] = {exit_intr, NO_LENGTH},
+	[VMEXIT_IRET] = {exit_iret, NO_LENGTH},
+	[VMEXIT_SWINT] = {exit_let_in, NO_LENGTH},
+	[VMEXIT_ICEBP] = {exit_let_in, NO_LENGTH},
 	[VMEXIT_RDPMC] = {exit_rdpmc, TWO(0x33)},
 	[VMEXIT_CPUID] = {exit_cpuid, TWO(0xa2)},
 	[VMEXIT_HLT] = {exit_halt, ONE(0xf4)},
@@ -79,15 +82,21 @@ enum insn_mode vcpu_insn_mode(const struct vcpu *v)
 	return s->cs.attrib & SEG_ATTR_DB ? INSN_32 : INSN_16;
 }
 
-unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n)
+unsigned int vcpu_fetch(struct vcpu *v, u64 linear, u8 *buf, unsigned int n)
 {
 	const struct vmcb_save *s = &v->vmcb->save;
 	struct walk_state state = {s->cr0, s->cr3, s->cr4, s->efer};
-	u64 linear = is_64bit(s) ? s->rip : (u32)(s->cs.base + s->rip);
 	bool nested_paging = vcpu_in_l2(v) && v->nested.space;
 
 	return walk_fetch(&v->mem, &state, nested_paging ? &v->nested.npt_mode : NULL,
 			  v->nested.ctl.nested_cr3, linear, buf, n);
+}
+
+unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n)
+{
+	const struct vmcb_save *s = &v->vmcb->save;
+
+	return vcpu_fetch(v, is_64bit(s) ? s->rip : (u32)(s->cs.base + s->rip), buf, n);
 }
 
 static void set_next_rip(struct vcpu *v, unsigned int length)
@@ -180,6 +189,44 @@ void vcpu_raise(struct vcpu *v, u64 event)
 		nested_vmexit_made(v, VMEXIT_EXCEPTION(vector), event >> EVENT_ERROR_SHIFT, 0);
 	else
 		vcpu_set_eventinj(v, event);
+}
+
+static void shut_down(struct vcpu *v)
+{
+	if (vcpu_in_l2(v) && vmcb_intercepts(&v->nested.ctl, INTERCEPT(SHUTDOWN)))
+		nested_vmexit_made(v, VMEXIT_SHUTDOWN, 0, 0);
+	else
+		vcpu_shutdown(v, "triple-fault");
+}
+
+/*
+ * An exception that only L0 intercepts goes where it was going. Two are another instruction's than the CPU believes: while
+ * L1's SVME is 0 the CPU's own is 1, so it checks CPL and RAX of SVM instructions, which for L1 do not exist: #UD goes
+ * first (APM2 §15.4); and what track.c makes fault.
+ */
+u32 exit_exception(struct vcpu *v)
+{
+	struct vmcb_control *c = &v->vmcb->control;
+	unsigned int vector = (unsigned int)(c->exit_code - VMEXIT_EXCEPTION(0));
+	u64 first = merge_exit_int_info(c->exit_int_info), event;
+
+	if (vector == VEC_BP || vector == VEC_OF)
+		return exit_let_in(v);
+	if (!first && vector == VEC_GP && !v->svme && is_svm_instruction(v))
+		return INJECT_UD;
+	if (!first && (v->special & SPECIAL_TRACK) && track_fault(v, vector))
+		return RESUME;
+	event = event_combine(
+		first, event_exception(vector, EVENT_HAS_ERROR >> vector & 1, (u32)c->exit_info_1));
+	if (!event) {
+		shut_down(v);
+		return RESUME;
+	}
+	if (vector == VEC_PF)
+		v->vmcb->save.cr2 = c->exit_info_2; /* not written by an exit (APM2 §15.12.15) */
+	c->int_state &= ~INTERRUPT_SHADOW;
+	vcpu_set_eventinj(v, event);
+	return RESUME;
 }
 
 /* The single-step trap after an instruction that L0 emulated (APM2 §13.1.4). */
@@ -299,6 +346,23 @@ static u32 handle(struct vcpu *v, u64 code)
 	return e->handle(v);
 }
 
+/* First at an exit: what the VMCB had for this one VMRUN. */
+static NOINLINE void undo(struct vcpu *v)
+{
+	if (v->special & SPECIAL_TRACK)
+		track_exit(v);
+	if (v->special & SPECIAL_SOFT_EVENT)
+		nested_inject_end(v);
+}
+
+/* Last at an exit, when it is known who goes on and where. */
+static NOINLINE void prepare(struct vcpu *v)
+{
+	events_deliver(v);
+	if (v->special & SPECIAL_TRACK)
+		track_entry(v);
+}
+
 /* Any exit at all. */
 void vcpu_exit_special(struct vcpu *v)
 {
@@ -306,8 +370,8 @@ void vcpu_exit_special(struct vcpu *v)
 	bool guest_only = v->backend == TALLY_BACKEND_GUEST_ONLY;
 
 	record(v, code, v->vmcb->save.rip);
-	if (unlikely(v->special & SPECIAL_SOFT_EVENT))
-		nested_inject_end(v);
+	if (unlikely(v->special & (SPECIAL_TRACK | SPECIAL_SOFT_EVENT)))
+		undo(v);
 	if (unlikely(v->special & SPECIAL_ENTRY)) {
 		v->vmcb->control.tlb_control = TLB_CONTROL_NONE;
 		v->vmcb->control.event_inj = 0;
@@ -323,8 +387,8 @@ void vcpu_exit_special(struct vcpu *v)
 		reflect(v, code);
 	else
 		apply(v, handle(v, code), guest_only);
-	if (unlikely(v->special & (SPECIAL_INIT | SPECIAL_NMI)))
-		events_deliver(v);
+	if (unlikely(v->special & (SPECIAL_INIT | SPECIAL_NMI | SPECIAL_TRACK)))
+		prepare(v);
 	if (guest_only)
 		settle_ticks(v);
 }

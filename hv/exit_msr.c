@@ -24,7 +24,7 @@ void vcpu_set_svme(struct vcpu *v, bool svme)
 	if (svme)
 		vmcb_clr_intercept(c, INTERCEPT_EXCEPTION(VEC_GP));
 	else
-		vmcb_set_intercept(c, INTERCEPT_EXCEPTION(VEC_GP)); /* exit_gp() */
+		vmcb_set_intercept(c, INTERCEPT_EXCEPTION(VEC_GP)); /* exit_exception() */
 	pmu_svme_toggle(&v->pmu, svme);
 	pmu_commit(&v->pmu);
 }

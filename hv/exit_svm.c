@@ -89,8 +89,8 @@ u32 exit_invlpga(struct vcpu *v)
 	return ADVANCE;
 }
 
-/* 0F 01 D8..DF but for VMMCALL, which has neither CPL check nor operand. */
-static bool is_svm_instruction(struct vcpu *v)
+/* VMMCALL has neither CPL check nor operand. */
+bool is_svm_instruction(struct vcpu *v)
 {
 	u8 bytes[INSN_MAX_BYTES];
 	struct insn insn;
@@ -99,22 +99,4 @@ static bool is_svm_instruction(struct vcpu *v)
 		return false;
 	return insn.map == INSN_MAP_0F && insn.opcode == 0x01 && insn.modrm >= 0xd8 &&
 	       insn.modrm <= 0xdf && insn.modrm != 0xd9;
-}
-
-/*
- * A #GP of L1's while its SVME is 0; intercepted only then. The CPU's own SVME is 1, so it checks CPL and RAX of SVM
- * instructions, which for L1 do not exist: #UD goes first (APM2 §15.4). Any other #GP goes where it was going.
- */
-u32 exit_gp(struct vcpu *v)
-{
-	const struct vmcb_control *c = &v->vmcb->control;
-	u64 first = merge_exit_int_info(c->exit_int_info), event;
-
-	if (!first && is_svm_instruction(v))
-		return INJECT_UD;
-	event = event_combine(first, event_exception(VEC_GP, true, (u32)c->exit_info_1));
-	if (!event)
-		vcpu_shutdown(v, "triple-fault");
-	vcpu_set_eventinj(v, event);
-	return RESUME;
 }

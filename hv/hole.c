@@ -51,6 +51,16 @@ void vcpu_flush_tlb(struct vcpu *v)
 	vcpu_set_special(v, SPECIAL_ENTRY);
 }
 
+/* All exceptions: none is to push our TF. INT3 and INTO stay out, which would execute again and again. */
+void step_intercept(struct vcpu *v)
+{
+	struct vmcb_control *c = &v->vmcb->control;
+
+	c->intercepts[INTERCEPT_EXCEPTION(0) / 32] |=
+		~(u32)(BIT(VEC_NMI) | BIT(VEC_BP) | BIT(VEC_OF));
+	c->clean &= ~(u32)CLEAN_INTERCEPTS;
+}
+
 void step_begin(struct vcpu *v)
 {
 	if (v->special & SPECIAL_STEP)
@@ -59,8 +69,8 @@ void step_begin(struct vcpu *v)
 	v->vmcb->save.rflags |= RFLAGS_TF;
 	/* no interrupt in between, its handler is not what is to be stepped */
 	v->vmcb->control.int_state |= INTERRUPT_SHADOW;
-	vmcb_set_intercept(&v->vmcb->control, INTERCEPT_EXCEPTION(VEC_DB));
 	vcpu_set_special(v, SPECIAL_STEP);
+	step_intercept(v);
 }
 
 /* Lets the guest repeat its write to the page that `leaf` maps. */
@@ -89,10 +99,11 @@ void step_end(struct vcpu *v)
 {
 	if (v->hole_leaves)
 		close_hole(v);
-	if (!v->step_tf)
+	if (!v->step_tf && !v->step_iret)
 		v->vmcb->save.rflags &= ~RFLAGS_TF;
-	vcpu_reset_intercepts(v);
+	v->step_iret = false;
 	vcpu_clr_special(v, SPECIAL_STEP);
+	vcpu_reset_intercepts(v);
 }
 
 bool step_exit(struct vcpu *v)
@@ -101,18 +112,13 @@ bool step_exit(struct vcpu *v)
 
 	if (code == VMEXIT_NPF)
 		return false; /* perhaps a second page of the same access, see hole_write() */
+	if (code != VMEXIT_EXCEPTION(VEC_DB))
+		v->step_iret = false; /* it has loaded nothing */
 	step_end(v);
 	if (code != VMEXIT_EXCEPTION(VEC_DB) || v->step_tf)
 		return false;
 	v->vmcb->save.dr6 &= ~DR6_BS;
 	return true;
-}
-
-/* Only step_begin() makes L0 intercept it, and its own are gone in step_exit(): this one is the guest's. */
-u32 exit_db(struct vcpu *v)
-{
-	(void)v;
-	return INJECT_DB;
 }
 
 /* An event whose delivery was cut off by an exit that L0 has handled is delivered again (APM2 §15.7.2). */

@@ -64,6 +64,14 @@ void nested_intercept_pmu(bool counters)
 	}
 }
 
+/* Both maps: L2 may be running. Its own is made anew at the next VMRUN. */
+void nested_intercept_sysenter(bool on)
+{
+	msrpm_set((u8 *)msrpm01, MSR_SYSENTER_CS, on, on);
+	if (on)
+		msrpm_set((u8 *)msrpm02, MSR_SYSENTER_CS, true, true);
+}
+
 void nested_init(struct vcpu *v)
 {
 	/* INIT: on QEMU's TCG, which does not hold it, the CPU is reset all the same */
@@ -330,6 +338,8 @@ u32 exit_vmrun(struct vcpu *v)
 	v->vmcb_hpa = v->vmcb02_hpa;
 	v->transitions++;
 	pmu_nested_transition(&v->pmu, true);
+	if (unlikely(v->special & SPECIAL_TRACK))
+		pmu_cpl_change(&v->pmu, v->vmcb->save.cpl);
 	pmu_commit(&v->pmu);
 	vcpu_retire(v); /* in L2: what a GuestOnly counter sees and a HostOnly one does not */
 	return RESUME;

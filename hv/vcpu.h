@@ -30,6 +30,7 @@ enum gpr {
 	GPR_RSI,
 	GPR_RDI,
 	GPR_R8,
+	GPR_R11 = 11,
 	GPR_COUNT = 16,
 };
 
@@ -41,6 +42,7 @@ enum gpr {
 #define SPECIAL_STEP BIT(2)  /* one instruction runs by itself: step_begin() */
 #define SPECIAL_NMI BIT(3)   /* an NMI that L0 took while L1 had GIF=0 is owed to L1 or L2 */
 #define SPECIAL_INIT BIT(6)  /* the same for an INIT */
+#define SPECIAL_TRACK BIT(7) /* a counter asks for the CPL: hv/track.c */
 #define SPECIAL_ENTRY BIT(4) /* EVENTINJ or TLB_CONTROL were set for one VMRUN */
 #define SPECIAL_SOFT_EVENT                                                                         \
 	BIT(5)	      /* an INTn, INT3 or INTO of L1's is injected on a CPU without NRIPS */
@@ -153,6 +155,15 @@ struct vcpu {
 	u64 hole_leaf_was[HOLE_LEAVES];
 	unsigned int hole_leaves;
 	bool step_tf;
+	bool step_iret; /* the instruction loads TF itself */
+
+	struct track {
+		bool armed;	 /* the VMCB that runs has what follows changed */
+		u8 next;	 /* enum track_next, for the next VMRUN */
+		u64 sce;	 /* EFER.SCE that it should have */
+		u64 sysenter_cs; /* SYSENTER_CS that the CPU should have; 0: untouched */
+		u64 swint_ticks; /* of the clock, that an intercepted INTn takes: probed */
+	} track;
 
 	u64 exits;
 	u64 transitions;
@@ -189,7 +200,8 @@ void vcpu_exit_special(struct vcpu *v);
 /* The value of on_exit for ordinary exits, once the backend is known. */
 void vcpu_choose_exit(struct vcpu *v);
 const char *exit_name(u64 code);
-/* Instruction bytes at the running guest's CS:RIP. Returns how many could be read. */
+/* Bytes at a linear address of the running guest's; and those at CS:RIP. Returns how many could be read. */
+unsigned int vcpu_fetch(struct vcpu *v, u64 linear, u8 *buf, unsigned int n);
 unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n);
 /* Decodes the instruction that exited, and sets next_rip: 0, or insn_length()'s error. */
 int insn_decode(struct vcpu *v, struct insn *insn);
@@ -243,9 +255,25 @@ void exit_assist(struct vcpu *v, u64 code);
 /* On a CPU with cr_read_quirk: the exit code that the read of a control register should have. */
 u64 exit_which_cr_read(struct vcpu *v);
 
+/* track.c */
+enum track_next {
+	TRACK_BY_CPL, /* as the VMCB says, or 0 if an event is injected */
+	TRACK_KERNEL,
+	TRACK_USER,
+};
+/* First and last of an exit with SPECIAL_TRACK. */
+void track_exit(struct vcpu *v);
+void track_entry(struct vcpu *v);
+/* After a change of what is enabled and a commit: SPECIAL_TRACK on, if a counter asks for the CPL now. */
+void track_begin(struct vcpu *v);
+
+/* A fault that is none of the guest's, but there because of SPECIAL_TRACK: true if it is dealt with. */
+bool track_fault(struct vcpu *v, unsigned int vector);
+
 /* hole.c */
 /* Runs one instruction of the guest by itself, to its #DB or another exit; then the VMCB's intercepts are reset. */
 void step_begin(struct vcpu *v);
+void step_intercept(struct vcpu *v);
 void hole_write(struct vcpu *v, u64 *leaf);
 void step_end(struct vcpu *v);
 /* At the exit of SPECIAL_STEP; true if that exit is dealt with. */
@@ -265,8 +293,9 @@ u32 exit_skinit(struct vcpu *v);
 u32 exit_invlpga(struct vcpu *v);
 u32 exit_vmrun(struct vcpu *v);
 u32 exit_npf(struct vcpu *v);
-u32 exit_db(struct vcpu *v);
-u32 exit_gp(struct vcpu *v);
+u32 exit_exception(struct vcpu *v);
+u32 exit_let_in(struct vcpu *v);
+u32 exit_iret(struct vcpu *v);
 u32 exit_nmi(struct vcpu *v);
 u32 exit_init(struct vcpu *v);
 u32 exit_intr(struct vcpu *v);
@@ -296,6 +325,9 @@ static ALWAYS_INLINE bool svm_bad_vmcb(struct vcpu *v, u64 gpa, const char *what
 	       (vcpu_touches_hole(v, gpa, PAGE_SIZE) && vcpu_names_hole(v, gpa, PAGE_SIZE, what));
 }
 
+/* exit_svm.c: 0F 01 D8..DF but for VMMCALL, at the running guest's RIP. */
+bool is_svm_instruction(struct vcpu *v);
+
 /* nested.c */
 void nested_init(struct vcpu *v);
 /* #VMEXIT to L1, which goes on behind its VMRUN. nRIP and the instruction's bytes are those in vmcb02. */
@@ -318,6 +350,7 @@ void backend_init(struct vcpu *v, const struct config *config);
 /* After a selector write: commits it, and notes in the log, once per counter, what this backend cannot count. */
 void backend_selector_written(struct vcpu *v);
 void nested_intercept_pmu(bool counters);
+void nested_intercept_sysenter(bool on);
 /* Backend guest-only: whether RDPMC and the counters' MSRs exit, which they otherwise do not. */
 void backend_hide_counters(struct vcpu *v, bool hide);
 

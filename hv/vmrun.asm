@@ -254,6 +254,11 @@ stub_read_cr3:
 	mov	rax, cr3
 	vmmcall
 
+; For a probe whether an INTn that exits takes a tick.
+global stub_int
+stub_int:
+	int	0x80
+
 	STUB 0
 	STUB 1
 	STUB 100

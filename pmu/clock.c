@@ -9,10 +9,11 @@ static struct pmu_clock *to_clock(struct pmu_hw *hw)
 
 static bool is_countable(u64 eventsel)
 {
-	u64 what = eventsel & ~(EVTSEL_EN | EVTSEL_INT | EVTSEL_HOST_GUEST);
+	u64 what =
+		eventsel & ~(EVTSEL_EN | EVTSEL_INT | EVTSEL_HOST_GUEST | EVTSEL_USR | EVTSEL_OS);
 
-	return what == (EVENT_RETIRED_INSTRUCTIONS | EVTSEL_USR | EVTSEL_OS) ||
-	       what == (EVENT_CYCLES_NOT_HALTED | EVTSEL_USR | EVTSEL_OS);
+	return (what == EVENT_RETIRED_INSTRUCTIONS || what == EVENT_CYCLES_NOT_HALTED) &&
+	       (eventsel & (EVTSEL_USR | EVTSEL_OS));
 }
 
 static const char *clock_unsupported(struct pmu_hw *hw, u64 eventsel)
@@ -32,11 +33,7 @@ static const char *clock_unsupported(struct pmu_hw *hw, u64 eventsel)
 		return "EDGE needs single cycles, which a clock does not show";
 	if (eventsel & EVTSEL_INV)
 		return "INV needs single cycles, which a clock does not show";
-	if (eventsel & EVTSEL_CMASK)
-		return "CMASK needs single cycles, which a clock does not show";
-	if (!(eventsel & EVTSEL_OS))
-		return "USR without OS needs privilege tracking, which this backend lacks";
-	return "OS without USR needs privilege tracking, which this backend lacks";
+	return "CMASK needs single cycles, which a clock does not show";
 }
 
 static unsigned int unit_shift(const struct pmu_clock *clock, unsigned int idx)
@@ -186,6 +183,7 @@ int pmu_clock_init(struct pmu_clock *clock, bool exact, unsigned int shift)
 				.write_ctr = clock_write_ctr,
 				.unsupported = clock_unsupported,
 				.take_overflows = clock_take_overflows,
+				.ignores_cpl = true,
 			},
 		.exact = exact,
 		.shift = exact ? shift : 0,

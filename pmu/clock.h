@@ -45,8 +45,7 @@ struct pmu_clock {
  * the maximum. */
 int pmu_clock_init(struct pmu_clock *clock, bool exact, unsigned int shift);
 
-/* An instruction that L0 emulated retires; see pmu.h for when. Its CPL does not matter: a selector
- * with only one of USR and OS is not countable. */
+/* An instruction that L0 emulated retires, for the counters that run; see pmu.h for when. */
 static inline void pmu_clock_retire(struct pmu_clock *clock)
 {
 	clock->now += clock->insn_ticks;

@@ -33,7 +33,10 @@ void pmu_init(struct pmu *pmu, struct pmu_hw *hw, enum svme0_rule rule)
 	pmu->rule = rule;
 	pmu->reprogram_pmc_on_nested_transition = 0;
 	pmu->reprogram_pmc_on_svme_toggle = 0;
+	pmu->reprogram_pmc_on_cpl_change = 0;
 	pmu->reprogram_pending = 0;
+	pmu->user = false;
+	pmu->allowed_cpl[0] = pmu->allowed_cpl[1] = pmu->allowed_cpl_now = ALL_COUNTERS;
 	for (unsigned int mode = 0; mode < ARRAY_SIZE(pmu->allowed); mode++)
 		pmu->allowed[mode] = ALL_COUNTERS;
 	pmu->enabled = 0;
@@ -64,6 +67,18 @@ static NOINLINE void update_host_guest(struct pmu *pmu, unsigned int idx)
 	set_bit_to(&pmu->allowed[PMU_MODE_L2], idx, l2);
 	set_bit_to(&pmu->reprogram_pmc_on_nested_transition, idx, l1 != l2);
 	set_bit_to(&pmu->reprogram_pmc_on_svme_toggle, idx, svme0 != l1 || svme0 != l2);
+}
+
+/* All that depends on USR and OS alone. Of a counter without EN it stays as it was, as the selector in the machine does. */
+static void update_cpl(struct pmu *pmu, unsigned int idx)
+{
+	u64 eventsel = pmu->eventsel[idx];
+	bool os = eventsel & EVTSEL_OS, usr = eventsel & EVTSEL_USR;
+
+	set_bit_to(&pmu->allowed_cpl[0], idx, os);
+	set_bit_to(&pmu->allowed_cpl[1], idx, usr);
+	pmu->allowed_cpl_now = pmu->allowed_cpl[pmu->user];
+	set_bit_to(&pmu->reprogram_pmc_on_cpl_change, idx, os != usr);
 }
 
 /* The selector that the machine must hold, less EN: what the guest asked for, but GuestOnly and not
@@ -193,7 +208,7 @@ int pmu_rdpmc(struct pmu *pmu, u32 ecx, u64 *value)
 /* Counters that run in the present mode. */
 static inline u64 running(const struct pmu *pmu)
 {
-	return pmu->enabled & pmu->allowed[pmu->mode];
+	return pmu->enabled & pmu->allowed[pmu->mode] & pmu->allowed_cpl_now;
 }
 
 /* Where nothing but EN can be wrong, all selectors are compared at once. This is the work of every
@@ -211,9 +226,13 @@ static ALWAYS_INLINE void commit_enables(struct pmu *pmu, u64 pending)
 
 static NOINLINE void commit_selectors(struct pmu *pmu, u64 pending)
 {
-	u64 run = running(pmu), counters = pmu->selectors_differ;
+	u64 run, counters = pmu->selectors_differ;
 
 	pmu->selectors_differ = 0;
+	if (pmu->hw->ignores_cpl)
+		for (u64 left = counters; left; left &= left - 1)
+			update_cpl(pmu, (unsigned int)__builtin_ctzll(left));
+	run = running(pmu);
 	for (; counters; counters &= counters - 1) {
 		unsigned int idx = (unsigned int)__builtin_ctzll(counters);
 

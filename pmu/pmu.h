@@ -21,6 +21,7 @@
  *   VMRUN                        pmu_nested_transition(true), pmu_commit, retire at L2's CPL
  *                                in L2: a GuestOnly counter sees it, a HostOnly one does not
  *   VMRUN that fails its checks  retire: it never left L1
+ *   SYSCALL, SYSRET and the like pmu_cpl_change, pmu_commit, retire: at the new CPL
  *   any #VMEXIT to L1            pmu_nested_transition(false), pmu_commit: the instruction that
  *                                caused it does not retire
  */
@@ -50,6 +51,9 @@ struct pmu_hw {
 	const char *(*unsupported)(struct pmu_hw *hw, u64 eventsel);
 	/* Bitmap of the counters that have carried out of bit 47 since the last call. */
 	u64 (*take_overflows)(struct pmu_hw *hw);
+	/* USR and OS are not looked at here: the model has to start and stop the counters with the
+	 * CPL, and the caller must tell it, by pmu_cpl_change(), before the guest runs at another. */
+	bool ignores_cpl;
 };
 
 /* L1's virtual EFER.SVME and the level: what HostOnly and GuestOnly depend on. */
@@ -73,12 +77,18 @@ struct pmu {
 	/* The same for EFER.SVME. Differs for a counter with both bits set: under SVME0_STOP it
 	 * depends on SVME, but not on the level. */
 	u64 reprogram_pmc_on_svme_toggle;
+	/* The same for the CPL: counters with one of USR and OS, where the machine ignores them. */
+	u64 reprogram_pmc_on_cpl_change;
 	/* Counters that pmu_commit() has to look at. Other CPUs may add to it. */
 	u64 reprogram_pending;
 
 	/* Where each counter may run by its HostOnly and GuestOnly: the truth table, looked up when
 	 * they change. */
 	u64 allowed[PMU_MODES];
+	/* The same by USR and OS: at CPL 0, and above. All, where the machine looks at them. */
+	u64 allowed_cpl[2];
+	u64 allowed_cpl_now; /* the one of `user` */
+	bool user;	/* the next VMRUN enters at CPL > 0; kept only while somebody asks for it */
 	u64 en;		/* counters whose selector has EN, as the guest wrote it */
 	u64 enabled;	/* and their bit in global_ctl */
 	u64 enabled_hw; /* as the machine holds it */
@@ -148,6 +158,27 @@ static ALWAYS_INLINE void pmu_svme_toggle(struct pmu *pmu, bool svme)
 {
 	pmu->mode = svme ? PMU_MODE_L1 : PMU_MODE_SVME0;
 	pmu_mark(pmu, pmu->reprogram_pmc_on_svme_toggle);
+}
+
+/* The guest goes on at CPL > 0 (user) or 0. */
+static ALWAYS_INLINE void pmu_cpl_change(struct pmu *pmu, bool user)
+{
+	if (pmu->user == user)
+		return;
+	pmu->user = user;
+	pmu->allowed_cpl_now = pmu->allowed_cpl[user];
+	pmu_mark(pmu, pmu->reprogram_pmc_on_cpl_change);
+}
+
+/* Whether a counter asks for pmu_cpl_change() at all, and in the present mode. */
+static inline bool pmu_tracks_cpl(const struct pmu *pmu)
+{
+	return pmu->enabled & pmu->reprogram_pmc_on_cpl_change;
+}
+
+static inline bool pmu_tracks_cpl_now(const struct pmu *pmu)
+{
+	return pmu->enabled & pmu->reprogram_pmc_on_cpl_change & pmu->allowed[pmu->mode];
 }
 
 void pmu_commit_pending(struct pmu *pmu);

@@ -22,6 +22,10 @@ static inline bool event_is_soft(u64 event)
 	       (type == EVENT_TYPE_EXCEPTION && (vector == VEC_BP || vector == VEC_OF));
 }
 
+/* Exceptions that have an error code (table 8-1); bits are vectors. */
+#define EVENT_HAS_ERROR                                                                            \
+	(BIT(VEC_DF) | BITS(VEC_PF, VEC_TS) | BIT(VEC_AC) | BIT(VEC_CP) | BIT(VEC_VC) | BIT(VEC_SX))
+
 /* Exceptions of which two in a row are a double fault (table 8-4). */
 #define EVENT_CONTRIBUTORY (BIT(VEC_DE) | BIT(VEC_TS) | BIT(VEC_NP) | BIT(VEC_SS) | BIT(VEC_GP))
 

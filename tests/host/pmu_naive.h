@@ -63,6 +63,7 @@ static inline bool naive_is_plain(u64 eventsel)
 struct naive {
 	enum svme0_rule rule;
 	bool svme, in_l2;
+	bool ignores_cpl, user; /* the machine counts whatever CPL, so EN follows it */
 	u64 global_ctl, global_status;
 	u64 eventsel[PMU_COUNTERS];
 	u64 hw[PMU_COUNTERS]; /* the machine's, at the last commit */
@@ -91,6 +92,12 @@ static inline void naive_toggle(struct naive *naive, struct pmu *pmu, bool svme)
 	pmu_svme_toggle(pmu, svme);
 }
 
+static inline void naive_cpl(struct naive *naive, struct pmu *pmu, bool user)
+{
+	naive->user = user;
+	pmu_cpl_change(pmu, user);
+}
+
 /* 0: SVME=0, 1: L1, 2: L2. There one trigger after the other, as no guest can skip one. */
 static inline void naive_go_to(struct naive *naive, struct pmu *pmu, unsigned int mode)
 {
@@ -116,7 +123,8 @@ static inline void naive_commit(struct naive *naive)
 		if (eventsel & NAIVE_EN) {
 			hw = (eventsel & ~NAIVE_HOSTONLY & ~NAIVE_EN) | NAIVE_GUESTONLY;
 			if (naive->global_ctl >> idx & 1 &&
-			    naive_counts(eventsel, naive->svme, naive->in_l2, naive->rule))
+			    naive_counts(eventsel, naive->svme, naive->in_l2, naive->rule) &&
+			    (!naive->ignores_cpl || naive_passes(eventsel, naive->user)))
 				hw |= NAIVE_EN;
 		}
 		naive->hw_changes += hw != naive->hw[idx];
@@ -254,6 +262,7 @@ static inline struct pmu_recorder recorder_for(struct pmu_hw *inner)
 				.read_ctr = recorder_read_ctr,
 				.write_ctr = recorder_write_ctr,
 				.take_overflows = recorder_take_overflows,
+				.ignores_cpl = inner && inner->ignores_cpl,
 			},
 		.inner = inner,
 	};

@@ -60,7 +60,7 @@ static bool naive_countable(u64 eventsel)
 	u64 event = naive_event(eventsel);
 
 	return (event == 0xc0 || event == 0x76) && naive_is_plain(eventsel) &&
-	       (eventsel & BOTH_CPL) == BOTH_CPL;
+	       (eventsel & BOTH_CPL);
 }
 
 TEST(clock_init_checks_shift)
@@ -74,12 +74,12 @@ TEST(clock_init_checks_shift)
 	CHECK_EQ(clock.insn_ticks, 1);
 }
 
-/* Each (HostOnly, GuestOnly) x mode x EN x GLOBAL_CTL x USR/OS x rule x exact: what ten instructions
+/* Each (HostOnly, GuestOnly) x mode x EN x GLOBAL_CTL x USR/OS x CPL x rule x exact: what ten instructions
  * and a retirement add. */
 TEST(clock_every_mode)
 {
-	for (unsigned int bits = 0; bits < 256 * 3; bits++) {
-		bool exact = bits & 1, global = bits & 2;
+	for (unsigned int bits = 0; bits < 256 * 3 * 2; bits++) {
+		bool exact = bits & 1, global = bits & 2, user = bits / 256 & 1;
 		struct naive naive = naive_new(bits & 4 ? SVME0_COUNT : SVME0_STOP);
 		u64 filter = (u64)(bits >> 3 & 3) << 16, host_guest = (u64)(bits >> 5 & 3) << 40;
 		u64 eventsel = 0xc0 | filter | host_guest | (bits & 128 ? NAIVE_EN : 0), want;
@@ -87,19 +87,19 @@ TEST(clock_every_mode)
 
 		setup(&c, exact, 4, naive.rule);
 		set_ctr(&c, 0, 1000);
-		naive_go_to(&naive, &c.pmu, bits / 256);
+		naive_cpl(&naive, &c.pmu, user);
+		naive_go_to(&naive, &c.pmu, bits / 512);
 		set_evtsel(&c, 0, eventsel);
 		if (!global)
 			set_global(&c, NAIVE_CTL, 0x3e);
 		c.clock.now += 160;
 		pmu_clock_retire(&c.clock);
 
-		want = (eventsel & NAIVE_EN) && global && filter == BOTH_CPL &&
+		want = (eventsel & NAIVE_EN) && global && naive_passes(filter, user) &&
 		       naive_counts(eventsel, naive.svme, naive.in_l2, naive.rule);
 		CHECK_EQ(count(&c, 0), 1000 + want * (exact ? 11 : 161));
 		CHECK_EQ(c.clock.counting, want);
-		CHECK_EQ(!!c.clock.hw.unsupported(&c.clock.hw, eventsel),
-			 filter == NAIVE_USR || filter == NAIVE_OS);
+		CHECK(!c.clock.hw.unsupported(&c.clock.hw, eventsel));
 	}
 }
 
@@ -107,8 +107,7 @@ TEST(clock_unsupported_reasons_differ)
 {
 	static const u64 selectors[] = {
 		0xc1 | BOTH_CPL,	   0xc0 | 0x0100 | BOTH_CPL,  0xc0 | 1 << 18 | BOTH_CPL,
-		0xc0 | 1 << 23 | BOTH_CPL, 0xc0 | 1 << 24 | BOTH_CPL, 0xc0 | NAIVE_USR,
-		0xc0 | NAIVE_OS,
+		0xc0 | 1 << 23 | BOTH_CPL, 0xc0 | 1 << 24 | BOTH_CPL,
 	};
 	struct clock_pmu c;
 
@@ -370,12 +369,16 @@ TEST(clock_random)
 		struct clock_pmu c;
 
 		test_seed(seed);
+		naive.ignores_cpl = true;
 		setup(&c, exact, shift, naive.rule);
 		for (unsigned int step = 0; step < 10000; step++) {
 			unsigned int idx = (unsigned int)test_below(PMU_COUNTERS);
 			u64 value;
 
-			switch (test_below(10)) {
+			switch (test_below(11)) {
+			case 10:
+				naive_cpl(&naive, &c.pmu, test_below(2));
+				break;
 			case 0:
 				value = naive_random_eventsel();
 				CHECK_EQ(pmu_wrmsr(&c.pmu, MSR_PERFEVTSEL(idx), value), 0);
