@@ -29,13 +29,6 @@ u32 exit_halt(struct vcpu *v)
 	return RESUME;
 }
 
-u32 exit_intr(struct vcpu *v)
-{
-	/* INTR or VINTR; it ended a HLT or leads out of user mode, is pending, and no longer intercepted */
-	v->track.next = TRACK_KERNEL;
-	return RESUME;
-}
-
 /* What would exit again and again: L0 takes it, and owes it. */
 static void take_events(struct vcpu *v)
 {

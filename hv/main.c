@@ -20,7 +20,7 @@ struct entry_frame {
 s64 core_main(const struct handoff *handoff, const struct entry_frame *frame);
 
 extern const u8 __text_end[], __rodata_end[], __image_end[];
-extern const u64 fault_entries[32];
+extern const u64 idt_entries[256];
 void load_tables(u64 cr3, const struct descriptor_table *gdt, const struct descriptor_table *idt);
 
 static u64 gdt[] = {
@@ -35,14 +35,14 @@ struct gate {
 	u32 offset_hi, reserved;
 };
 
-static struct gate idt[32];
+static struct gate idt[256];
 
 #define GATE_INTERRUPT 0x8e00
 
 static void fill_idt(void)
 {
 	for (unsigned int i = 0; i < ARRAY_SIZE(idt); i++) {
-		u64 entry = fault_entries[i];
+		u64 entry = idt_entries[i];
 
 		idt[i] = (struct gate){.offset_lo = (u16)entry,
 				       .offset_mid = (u16)(entry >> 16),

@@ -124,13 +124,14 @@ struct vcpu {
 	bool svme;	    /* L1's EFER.SVME */
 	bool cr_read_quirk; /* the CPU takes reads of other CRs for reads of CR0: MERGE_CR_READS */
 	bool halt_intercepted;
-	bool counters_hidden; /* guest-only: reads and writes of counters exit for now */
-	u8 phys_bits;	      /* that L1 sees */
-	bool host_if;	      /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
-	u32 cpu_features;     /* CPUID 8000_000A EDX of the CPU */
-	u32 features;	      /* and what L1 is offered */
-	u32 special;	      /* SPECIAL_*: why exits do not take the ordinary path */
-	u32 insn_prefixes;    /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
+	bool interrupts_taken; /* interrupts_choose() */
+	bool counters_hidden;  /* guest-only: reads and writes of counters exit for now */
+	u8 phys_bits;	       /* that L1 sees */
+	bool host_if;	       /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
+	u32 cpu_features;      /* CPUID 8000_000A EDX of the CPU */
+	u32 features;	       /* and what L1 is offered */
+	u32 special;	       /* SPECIAL_*: why exits do not take the ordinary path */
+	u32 insn_prefixes;     /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
 	u64 next_rip; /* behind the instruction that exited, where it has a length in the exit table */
 	u32 backend;	      /* enum tally_backend */
 	u32 depth;	      /* 1 on the machine itself, 2 under one of us, ... */
@@ -191,7 +192,7 @@ enum verdict {
 NORETURN void vmrun_loop(struct vcpu *v);
 void vmrun_probe(struct vcpu *v);
 void event_window(void);
-extern u8 nmi_seen, init_seen;
+extern u8 nmi_seen, init_seen, irq_seen; /* irq_seen: the vector */
 
 /* exit.c */
 void exit_special(struct vcpu *v); /* vmrun.asm */
@@ -238,6 +239,11 @@ void vcpu_flush_tlb(struct vcpu *v);
 
 /* exit_msr.c: after a change of EFER.SVME */
 void vcpu_set_svme(struct vcpu *v, bool svme);
+
+/* interrupt.c */
+void pmi_due(struct vcpu *v); /* vmrun.asm */
+/* Physical interrupts exit, and L0 takes them for the guest that runs: as long as a counter has INT. */
+void interrupts_choose(struct vcpu *v, bool take);
 
 /* events.c */
 void halt_end(struct vcpu *v);

@@ -54,7 +54,7 @@ default rel
 
 section .text
 
-extern vcpu_exit_special, core_main, fault
+extern vcpu_exit_special, core_main, fault, pmi_due
 
 ; NORETURN void vmrun_loop(struct vcpu *): from the registers in vcpu.gpr on.
 ;
@@ -83,7 +83,16 @@ vmrun_loop:
 	VMRUN_GUEST
 	READ_TSC
 	sub	rax, [rsp + VCPU_CLOCK_OVERHEAD]
-	add	[rsp + VCPU_CLOCK_NOW], rax
+	add	rax, [rsp + VCPU_CLOCK_NOW]
+	mov	[rsp + VCPU_CLOCK_NOW], rax
+	mov	rdi, rsp
+	cmp	rax, [rsp + VCPU_CLOCK_DEADLINE]
+	jae	.due
+	call	[rsp + VCPU_ON_EXIT]
+	jmp	.enter
+
+.due:
+	call	pmi_due
 	mov	rdi, rsp
 	call	[rsp + VCPU_ON_EXIT]
 	jmp	.enter
@@ -164,7 +173,8 @@ load_tables:
 .reload:
 	ret
 
-; void event_window(void): lets a pending NMI in, and with VM_CR.R_INIT an INIT, as #SX. Only here is GIF=1 in L0; IF=0.
+; void event_window(void): lets a pending NMI in, with VM_CR.R_INIT an INIT, as #SX, and with IF=1 one interrupt. Only here is
+; GIF=1 in L0.
 global event_window
 event_window:
 	stgi
@@ -177,6 +187,19 @@ event_window:
 ; until the guest's own handler does its IRET: EVENTINJ alone would not block them (APM2 §15.20).
 nmi_entry:
 	mov	byte [nmi_seen], 1
+	mov	rax, [rsp]
+	mov	rsp, [rsp + 24]
+	jmp	rax
+
+; An interrupt of the guest's, which goes on to it by EVENTINJ.
+%assign vector 32
+%rep 224
+irq_entry_ %+ vector:
+	mov	byte [irq_seen], vector
+	jmp	irq_out
+%assign vector vector + 1
+%endrep
+irq_out:
 	mov	rax, [rsp]
 	mov	rsp, [rsp + 24]
 	jmp	rax
@@ -264,13 +287,15 @@ stub_int:
 	STUB 100
 	STUB 1000
 
-; extern const u64 fault_entries[32]: relocated like all pointers.
+; extern const u64 idt_entries[256]: relocated like all pointers.
 section .data.rel.ro
-global fault_entries
-fault_entries:
+global idt_entries
+idt_entries:
 %assign vector 0
-%rep 32
-%if vector == 2
+%rep 256
+%if vector >= 32
+	dq	irq_entry_ %+ vector
+%elif vector == 2
 	dq	nmi_entry
 %elif vector == 30
 	dq	sx_entry
@@ -281,7 +306,9 @@ fault_entries:
 %endrep
 
 section .data
-global nmi_seen, init_seen
+global nmi_seen, init_seen, irq_seen
+irq_seen:
+	db	0
 nmi_seen:
 	db	0
 init_seen:

@@ -69,7 +69,35 @@ static void take_carry(struct pmu_clock *clock, unsigned int idx)
 	if (!carry)
 		return;
 	clock->overflows |= BIT(idx);
+	clock->interrupt |= clock->interrupting >> idx & 1;
 	clock->ticks[idx] -= carry << unit_shift(clock, idx);
+}
+
+/* Each count is some ticks and `now`: so the carry is that many ticks from now. */
+static NOINLINE void set_deadline(struct pmu_clock *clock)
+{
+	clock->deadline = clock->interrupt ? 0 : PMU_CLOCK_NEVER;
+	for (u64 left = clock->interrupting & clock->counting; left; left &= left - 1) {
+		unsigned int idx = (unsigned int)__builtin_ctzll(left);
+		u64 ticks = clock->ticks[idx] + shared_ticks(clock, idx);
+		u64 carry = 1ull << (PMU_COUNTER_BITS + unit_shift(clock, idx));
+		u64 at = clock->now + (ticks < carry ? carry - ticks : 0);
+
+		if (at < clock->deadline)
+			clock->deadline = at;
+	}
+}
+
+bool pmu_clock_interrupts(struct pmu_clock *clock)
+{
+	bool due;
+
+	for (u64 left = clock->interrupting; left; left &= left - 1)
+		take_carry(clock, (unsigned int)__builtin_ctzll(left));
+	due = clock->interrupt;
+	clock->interrupt = false;
+	set_deadline(clock);
+	return due;
 }
 
 static void clock_write_ctr(struct pmu_hw *hw, unsigned int idx, u64 value)
@@ -78,6 +106,8 @@ static void clock_write_ctr(struct pmu_hw *hw, unsigned int idx, u64 value)
 
 	take_carry(clock, idx);
 	clock->ticks[idx] = (value << unit_shift(clock, idx)) - shared_ticks(clock, idx);
+	if (clock->interrupting & BIT(idx))
+		set_deadline(clock);
 }
 
 static ALWAYS_INLINE void start_stop(struct pmu_clock *clock, struct pmu_clock_group *start,
@@ -128,6 +158,8 @@ static void clock_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
 		start_stop_one(clock, start, stop);
 	else
 		start_stop_new(clock, start, stop);
+	if (unlikely(clock->interrupting))
+		set_deadline(clock);
 }
 
 static void clock_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eventsel)
@@ -156,6 +188,13 @@ static void clock_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eventsel
 		ticks -= clock->now;
 	}
 	clock->ticks[idx] = ticks;
+
+	if ((eventsel & EVTSEL_INT) || (clock->interrupting & bit)) {
+		clock->interrupting &= ~bit;
+		if (eventsel & EVTSEL_INT)
+			clock->interrupting |= bit;
+		set_deadline(clock);
+	}
 }
 
 static u64 clock_take_overflows(struct pmu_hw *hw)
@@ -185,6 +224,7 @@ int pmu_clock_init(struct pmu_clock *clock, bool exact, unsigned int shift)
 				.take_overflows = clock_take_overflows,
 				.ignores_cpl = true,
 			},
+		.deadline = PMU_CLOCK_NEVER,
 		.exact = exact,
 		.shift = exact ? shift : 0,
 		.insn_ticks = exact ? BIT(shift) : 1,

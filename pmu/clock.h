@@ -23,6 +23,12 @@ struct pmu_clock {
 	unsigned int shift;
 	bool exact;
 
+	u64 interrupting; /* counters with a selector that has INT */
+	/* When the first running one of those carries, as `now` has it; PMU_CLOCK_NEVER. The caller looks at it, and calls
+	 * pmu_clock_interrupts() then. */
+	u64 deadline;
+	bool interrupt; /* one has carried, and pmu_clock_interrupts() has not said so yet */
+
 	u64 countable;	  /* counters with a selector that this backend can count */
 	u64 instructions; /* counters whose unit is insn_ticks; all others count single ticks */
 	u64 overflows;	  /* counters whose carry was taken off, for take_overflows() */
@@ -44,6 +50,11 @@ struct pmu_clock {
 /* All counters 0 and stopped. exact: 2^shift ticks are one instruction; -E_RANGE if shift is above
  * the maximum. */
 int pmu_clock_init(struct pmu_clock *clock, bool exact, unsigned int shift);
+
+#define PMU_CLOCK_NEVER (~0ull)
+
+/* Whether a counter with INT has carried since the last call: then one interrupt is due. */
+bool pmu_clock_interrupts(struct pmu_clock *clock);
 
 /* An instruction that L0 emulated retires, for the counters that run; see pmu.h for when. */
 static inline void pmu_clock_retire(struct pmu_clock *clock)

@@ -5,27 +5,8 @@
 
 #include "guest/lib/cpu.h"
 #include "types.h"
+#include "x86/apic.h"
 #include "x86/msr.h"
-
-#define APIC_BASE_X2 BIT(10)
-#define APIC_BASE_ADDRESS BITS(51, 12)
-#define APIC_X2_MSR 0x800u
-
-#define APIC_TPR 0x80u
-#define APIC_EOI 0xb0u
-#define APIC_ISR 0x100u
-#define APIC_IRR 0x200u
-#define APIC_ICR 0x300u
-#define APIC_ICR_HIGH 0x310u
-#define APIC_LVT_TIMER 0x320u
-#define APIC_TIMER_COUNT 0x380u
-#define APIC_TIMER_DIVIDE 0x3e0u
-
-#define APIC_LVT_MASKED BIT(16)
-#define APIC_ICR_SELF BIT(18)
-#define APIC_ICR_NMI (4u << 8)
-#define APIC_ICR_PENDING BIT(12)
-#define APIC_DIVIDE_BY_1 0xbu
 
 static inline bool apic_x2(void)
 {
@@ -39,13 +20,13 @@ static inline volatile u32 *apic_register(u32 reg)
 
 static inline u32 apic_read(u32 reg)
 {
-	return apic_x2() ? (u32)rdmsr(APIC_X2_MSR + reg / 16) : *apic_register(reg);
+	return apic_x2() ? (u32)rdmsr(APIC_X2_MSR(reg)) : *apic_register(reg);
 }
 
 static inline void apic_write(u32 reg, u32 value)
 {
 	if (apic_x2())
-		wrmsr(APIC_X2_MSR + reg / 16, value);
+		wrmsr(APIC_X2_MSR(reg), value);
 	else
 		*apic_register(reg) = value;
 }
@@ -68,14 +49,14 @@ static inline void apic_self_ipi(u32 vector)
 /* The self shorthand is not defined for NMI (APM2 §16.5): send to our own id. */
 static inline void apic_self_nmi(void)
 {
-	u32 id = apic_read(0x20);
+	u32 id = apic_read(APIC_ID);
 
 	if (apic_x2()) {
-		wrmsr(APIC_X2_MSR + APIC_ICR / 16, (u64)id << 32 | APIC_ICR_NMI);
+		wrmsr(APIC_X2_MSR(APIC_ICR), (u64)id << 32 | APIC_DELIVERY_NMI);
 		return;
 	}
 	apic_write(APIC_ICR_HIGH, id);
-	apic_write(APIC_ICR, APIC_ICR_NMI);
+	apic_write(APIC_ICR, APIC_DELIVERY_NMI);
 }
 
 /* One shot after `count` bus clocks; QEMU under -icount: nanoseconds. */

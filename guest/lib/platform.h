@@ -41,7 +41,7 @@ void platform_probe(void);
 	X(IOIO_SIZES, TCG_BOTH, "EXITINFO1 of IOIO has no address size and segment")               \
 	X(TPR_PRIORITY, TCG_BOTH, "V_IRQ is taken when V_INTR_PRIO equals V_TPR")                  \
 	X(FAULT_TICKS, TCG_BOTH,                                                                   \
-	  "a #UD or #NM found by the decoder takes a tick of -icount's "                           \
+	  "a #UD, #NM or #GP found by the decoder, and a fault of INTn, take a tick of -icount's " \
 	  "clock, though nothing retires")                                                         \
 	X(NPF_RESERVED_P, TCG_BARE, "an NPF by a reserved bit lacks P in its error code")          \
 	X(NCR3_UNCHECKED, TCG_BARE,                                                                \

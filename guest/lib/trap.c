@@ -64,6 +64,11 @@ void trap_gate(u32 vector, const void *stub)
 		     vector == VEC_TRY_RETURN ? 3 : 0);
 }
 
+void trap_gate_user(u32 vector, const void *stub)
+{
+	idt_gate_set(&idt[vector], stub, 3);
+}
+
 void trap_init(void)
 {
 	u64 base = (u64)&tss;

@@ -47,6 +47,8 @@ extern volatile u64 trap_strays;
 void trap_init(void);
 /* Points a gate of the own IDT at a bare stub, NULL: back to normal. */
 void trap_gate(u32 vector, const void *stub);
+/* The same, for INTn at CPL 3. */
+void trap_gate_user(u32 vector, const void *stub);
 
 struct idt_gate {
 	u16 offset_lo, selector;

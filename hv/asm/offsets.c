@@ -14,6 +14,7 @@ void offsets(void)
 	OFFSET(VCPU_CLOCK_OVERHEAD, clock_overhead);
 	OFFSET(VCPU_CLOCK_NOW, clock.now);
 	OFFSET(VCPU_CLOCK_COUNTING, clock.counting);
+	OFFSET(VCPU_CLOCK_DEADLINE, clock.deadline);
 	OFFSET(VCPU_PROBE_RSP, probe_rsp);
 	OFFSET(VCPU_ON_EXIT, on_exit);
 }
