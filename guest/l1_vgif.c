@@ -266,7 +266,7 @@ static void check_real_stgi(const void *arg)
 	l2_intercept(INTERCEPT(NMI));
 	apic_write(APIC_ICR_HIGH, apic_read(0x20));
 	l2.regs.rdi = (u64)apic_register(APIC_ICR);
-	l2.regs.rbx = APIC_ICR_NMI;
+	l2.regs.rbx = APIC_DELIVERY_NMI;
 	clgi();
 	svm_vmrun(&l2.vmcb, &l2.regs);
 	CHECK_EQ(l2.vmcb.control.exit_code, VMEXIT_NMI);

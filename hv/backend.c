@@ -314,10 +314,11 @@ void backend_selector_written(struct vcpu *v)
 		return;
 	if (v->halt_intercepted != (v->pmu.enabled != 0))
 		set_halt_intercepts(v, v->pmu.enabled);
-	if (unlikely(v->interrupts_taken != ((v->pmu.enabled & v->clock.interrupting) != 0)))
-		interrupts_choose(v, !v->interrupts_taken);
-	if (unlikely(v->pmu.reprogram_pmc_on_cpl_change))
+	if (unlikely(v->clock.interrupting | v->interrupts_taken |
+		     v->pmu.reprogram_pmc_on_cpl_change)) {
+		interrupts_choose(v, v->pmu.enabled & v->clock.interrupting);
 		track_begin(v);
+	}
 	unsupported = v->pmu.enabled & ~(v->clock.countable | v->unsupported_logged);
 	if (unlikely(unsupported))
 		note_unsupported(v, unsupported);

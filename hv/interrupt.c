@@ -49,6 +49,8 @@ void pmi_due(struct vcpu *v)
 	u64 base = cpu_rdmsr(MSR_APIC_BASE);
 	u32 lvt;
 
+	if (v->special & SPECIAL_HALT)
+		halt_end(v); /* its time does not count */
 	if (!pmu_clock_interrupts(&v->clock) || !(base & APIC_BASE_ENABLED))
 		return;
 	lvt = apic_read(v, base, APIC_LVTPC);
@@ -67,6 +69,8 @@ void pmi_due(struct vcpu *v)
 
 void interrupts_choose(struct vcpu *v, bool take)
 {
+	if (v->interrupts_taken == take)
+		return;
 	v->interrupts_taken = take;
 	vcpu_set_l0_intercept(v, INTERCEPT(INTR), take);
 	vcpu_reset_intercepts(v);

@@ -124,14 +124,13 @@ struct vcpu {
 	bool svme;	    /* L1's EFER.SVME */
 	bool cr_read_quirk; /* the CPU takes reads of other CRs for reads of CR0: MERGE_CR_READS */
 	bool halt_intercepted;
-	bool interrupts_taken; /* interrupts_choose() */
-	bool counters_hidden;  /* guest-only: reads and writes of counters exit for now */
-	u8 phys_bits;	       /* that L1 sees */
-	bool host_if;	       /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
-	u32 cpu_features;      /* CPUID 8000_000A EDX of the CPU */
-	u32 features;	       /* and what L1 is offered */
-	u32 special;	       /* SPECIAL_*: why exits do not take the ordinary path */
-	u32 insn_prefixes;     /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
+	bool counters_hidden; /* guest-only: reads and writes of counters exit for now */
+	u8 phys_bits;	      /* that L1 sees */
+	bool host_if;	      /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
+	u32 cpu_features;     /* CPUID 8000_000A EDX of the CPU */
+	u32 features;	      /* and what L1 is offered */
+	u32 special;	      /* SPECIAL_*: why exits do not take the ordinary path */
+	u32 insn_prefixes;    /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
 	u64 next_rip; /* behind the instruction that exited, where it has a length in the exit table */
 	u32 backend;	      /* enum tally_backend */
 	u32 depth;	      /* 1 on the machine itself, 2 under one of us, ... */
@@ -149,6 +148,7 @@ struct vcpu {
 	struct shadow shadow;
 	struct pmu pmu;
 	struct pmu_guest_only guest_only;
+	u64 interrupts_taken; /* by L0: interrupts_choose(); a bool, in a word that is ORed */
 	u64 unsupported_logged; /* counters whose unsupported selector was looked at, and named in the log */
 
 	/* SPECIAL_STEP: the entries that are writable now, what they go back to, and the guest's own TF */

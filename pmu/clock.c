@@ -141,9 +141,8 @@ static NOINLINE void start_stop_new(struct pmu_clock *clock, u64 start, u64 stop
 	start_stop(clock, &clock->group[0], &clock->group[1]);
 }
 
-static void clock_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
+static ALWAYS_INLINE void write_enables(struct pmu_clock *clock, u64 start, u64 stop)
 {
-	struct pmu_clock *clock = to_clock(hw);
 	struct pmu_clock_group *group = clock->group;
 
 	start &= clock->countable;
@@ -158,8 +157,18 @@ static void clock_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
 		start_stop_one(clock, start, stop);
 	else
 		start_stop_new(clock, start, stop);
-	if (unlikely(clock->interrupting))
-		set_deadline(clock);
+}
+
+static void clock_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
+{
+	write_enables(to_clock(hw), start, stop);
+}
+
+/* While a selector has INT. */
+static void clock_write_enables_deadline(struct pmu_hw *hw, u64 start, u64 stop)
+{
+	write_enables(to_clock(hw), start, stop);
+	set_deadline(to_clock(hw));
 }
 
 static void clock_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eventsel)
@@ -193,6 +202,8 @@ static void clock_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eventsel
 		clock->interrupting &= ~bit;
 		if (eventsel & EVTSEL_INT)
 			clock->interrupting |= bit;
+		clock->hw.write_enables =
+			clock->interrupting ? clock_write_enables_deadline : clock_write_enables;
 		set_deadline(clock);
 	}
 }

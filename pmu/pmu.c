@@ -36,9 +36,9 @@ void pmu_init(struct pmu *pmu, struct pmu_hw *hw, enum svme0_rule rule)
 	pmu->reprogram_pmc_on_cpl_change = 0;
 	pmu->reprogram_pending = 0;
 	pmu->user = false;
-	pmu->allowed_cpl[0] = pmu->allowed_cpl[1] = pmu->allowed_cpl_now = ALL_COUNTERS;
-	for (unsigned int mode = 0; mode < ARRAY_SIZE(pmu->allowed); mode++)
-		pmu->allowed[mode] = ALL_COUNTERS;
+	pmu->allowed_by_cpl[0] = pmu->allowed_by_cpl[1] = ALL_COUNTERS;
+	for (unsigned int mode = 0; mode < PMU_MODES; mode++)
+		pmu->allowed_by_mode[mode] = pmu->allowed[mode] = ALL_COUNTERS;
 	pmu->enabled = 0;
 	pmu->enabled_hw = 0;
 	pmu->selectors_differ = 0;
@@ -54,6 +54,12 @@ static inline void set_bit_to(u64 *word, unsigned int idx, bool set)
 	*word = (*word & ~BIT(idx)) | ((u64)set << idx);
 }
 
+static void update_allowed(struct pmu *pmu)
+{
+	for (unsigned int mode = 0; mode < PMU_MODES; mode++)
+		pmu->allowed[mode] = pmu->allowed_by_mode[mode] & pmu->allowed_by_cpl[pmu->user];
+}
+
 /* All that depends on HostOnly and GuestOnly alone. */
 static NOINLINE void update_host_guest(struct pmu *pmu, unsigned int idx)
 {
@@ -62,9 +68,10 @@ static NOINLINE void update_host_guest(struct pmu *pmu, unsigned int idx)
 	bool l1 = pmu_counts(eventsel, true, false, pmu->rule);
 	bool l2 = pmu_counts(eventsel, true, true, pmu->rule);
 
-	set_bit_to(&pmu->allowed[PMU_MODE_SVME0], idx, svme0);
-	set_bit_to(&pmu->allowed[PMU_MODE_L1], idx, l1);
-	set_bit_to(&pmu->allowed[PMU_MODE_L2], idx, l2);
+	set_bit_to(&pmu->allowed_by_mode[PMU_MODE_SVME0], idx, svme0);
+	set_bit_to(&pmu->allowed_by_mode[PMU_MODE_L1], idx, l1);
+	set_bit_to(&pmu->allowed_by_mode[PMU_MODE_L2], idx, l2);
+	update_allowed(pmu);
 	set_bit_to(&pmu->reprogram_pmc_on_nested_transition, idx, l1 != l2);
 	set_bit_to(&pmu->reprogram_pmc_on_svme_toggle, idx, svme0 != l1 || svme0 != l2);
 }
@@ -75,9 +82,9 @@ static void update_cpl(struct pmu *pmu, unsigned int idx)
 	u64 eventsel = pmu->eventsel[idx];
 	bool os = eventsel & EVTSEL_OS, usr = eventsel & EVTSEL_USR;
 
-	set_bit_to(&pmu->allowed_cpl[0], idx, os);
-	set_bit_to(&pmu->allowed_cpl[1], idx, usr);
-	pmu->allowed_cpl_now = pmu->allowed_cpl[pmu->user];
+	set_bit_to(&pmu->allowed_by_cpl[0], idx, os);
+	set_bit_to(&pmu->allowed_by_cpl[1], idx, usr);
+	update_allowed(pmu);
 	set_bit_to(&pmu->reprogram_pmc_on_cpl_change, idx, os != usr);
 }
 
@@ -208,7 +215,7 @@ int pmu_rdpmc(struct pmu *pmu, u32 ecx, u64 *value)
 /* Counters that run in the present mode. */
 static inline u64 running(const struct pmu *pmu)
 {
-	return pmu->enabled & pmu->allowed[pmu->mode] & pmu->allowed_cpl_now;
+	return pmu->enabled & pmu->allowed[pmu->mode];
 }
 
 /* Where nothing but EN can be wrong, all selectors are compared at once. This is the work of every

@@ -84,10 +84,10 @@ struct pmu {
 
 	/* Where each counter may run by its HostOnly and GuestOnly: the truth table, looked up when
 	 * they change. */
-	u64 allowed[PMU_MODES];
+	u64 allowed_by_mode[PMU_MODES];
 	/* The same by USR and OS: at CPL 0, and above. All, where the machine looks at them. */
-	u64 allowed_cpl[2];
-	u64 allowed_cpl_now; /* the one of `user` */
+	u64 allowed_by_cpl[2];
+	u64 allowed[PMU_MODES]; /* by both, at the present CPL */
 	bool user;	/* the next VMRUN enters at CPL > 0; kept only while somebody asks for it */
 	u64 en;		/* counters whose selector has EN, as the guest wrote it */
 	u64 enabled;	/* and their bit in global_ctl */
@@ -161,12 +161,13 @@ static ALWAYS_INLINE void pmu_svme_toggle(struct pmu *pmu, bool svme)
 }
 
 /* The guest goes on at CPL > 0 (user) or 0. */
-static ALWAYS_INLINE void pmu_cpl_change(struct pmu *pmu, bool user)
+static inline void pmu_cpl_change(struct pmu *pmu, bool user)
 {
 	if (pmu->user == user)
 		return;
 	pmu->user = user;
-	pmu->allowed_cpl_now = pmu->allowed_cpl[user];
+	for (unsigned int mode = 0; mode < PMU_MODES; mode++)
+		pmu->allowed[mode] = pmu->allowed_by_mode[mode] & pmu->allowed_by_cpl[user];
 	pmu_mark(pmu, pmu->reprogram_pmc_on_cpl_change);
 }
 
@@ -178,7 +179,7 @@ static inline bool pmu_tracks_cpl(const struct pmu *pmu)
 
 static inline bool pmu_tracks_cpl_now(const struct pmu *pmu)
 {
-	return pmu->enabled & pmu->reprogram_pmc_on_cpl_change & pmu->allowed[pmu->mode];
+	return pmu->enabled & pmu->reprogram_pmc_on_cpl_change & pmu->allowed_by_mode[pmu->mode];
 }
 
 void pmu_commit_pending(struct pmu *pmu);
