@@ -216,6 +216,26 @@ static void check_names(const void *arg)
 	CHECK_EQ(rdmsr(MSR_VM_HSAVE_PA), (u64)hsave);
 }
 
+static void name_apic(const void *arg)
+{
+	wrmsr(MSR_APIC_BASE, named | (*(const u64 *)arg & (PAGE_SIZE - 1)));
+}
+
+/* Where a CPU's own registers are, its memory is not. */
+static void check_apic(const void *arg)
+{
+	u64 before = rdmsr(MSR_APIC_BASE);
+
+	(void)arg;
+	named = region();
+	CHECK_EQ(try_call(name_apic, &before), VEC_GP);
+	named = region() + status.region_bytes - PAGE_SIZE;
+	CHECK_EQ(try_call(name_apic, &before), VEC_GP);
+	CHECK_EQ(rdmsr(MSR_APIC_BASE), before);
+	wrmsr(MSR_APIC_BASE, before);
+	CHECK_EQ(rdmsr(MSR_APIC_BASE), before);
+}
+
 static void check_maps(const void *arg)
 {
 	(void)arg;
@@ -363,6 +383,7 @@ static const struct way {
 	{"PUSH and POP", check_push, true},
 	{"execute", check_execute, false},
 	{"as VMCB and as VM_HSAVE_PA", check_names, true},
+	{"as APIC_BASE", check_apic, true},
 	{"as MSRPM and IOPM", check_maps, true},
 	{"as nCR3", check_ncr3, true},
 	{"as a nested page", check_nested_page, true},

@@ -29,25 +29,29 @@ u32 exit_halt(struct vcpu *v)
 	return RESUME;
 }
 
-/* What would exit again and again: L0 takes it, and owes it. */
-static void take_events(struct vcpu *v)
+/* What would exit again and again: L0 takes it, and owes it. Returns the vector of an interrupt, or 0. */
+unsigned int events_take(struct vcpu *v, bool interrupt)
 {
-	cpu_cli();
-	v->host_if = false;
-	nmi_seen = 0;
-	init_seen = 0;
+	bool host_if = v->host_if;
+
+	nmi_seen = init_seen = irq_seen = 0;
+	vcpu_set_host_if(v, interrupt);
 	event_window();
+	cpu_cli(); /* it is 0 already if something came */
+	v->host_if = false;
+	vcpu_set_host_if(v, host_if);
 	if (nmi_seen)
 		vcpu_set_special(v, SPECIAL_NMI);
 	if (init_seen)
 		vcpu_set_special(v, SPECIAL_INIT);
+	return irq_seen;
 }
 
 u32 exit_nmi(struct vcpu *v)
 {
 	if (v->gif)
 		return exit_intr(v);
-	take_events(v);
+	events_take(v, false);
 	return RESUME;
 }
 
@@ -57,7 +61,7 @@ u32 exit_init(struct vcpu *v)
 	u64 vm_cr = cpu_rdmsr(MSR_VM_CR);
 
 	cpu_wrmsr(MSR_VM_CR, vm_cr | VM_CR_R_INIT);
-	take_events(v);
+	events_take(v, false);
 	cpu_wrmsr(MSR_VM_CR, vm_cr);
 	if (!(v->special & SPECIAL_INIT)) {
 		log_warn("event=init note=\"not redirected by VM_CR.R_INIT: the CPU takes it\"");

@@ -3,6 +3,7 @@
 #include "hv/cpu.h"
 #include "hv/log.h"
 #include "hv/vcpu.h"
+#include "x86/apic.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
 #include "x86/msr.h"
@@ -77,6 +78,14 @@ static u32 write_hsave(struct vcpu *v, u64 value)
 static struct vmcb_save *pat_owner(struct vcpu *v)
 {
 	return vcpu_in_l2(v) && v->nested.space ? &v->vmcb02->save : &v->vmcb01->save;
+}
+
+/* The APIC's registers would cover our memory there, and be what we run on. */
+static u32 write_apic_base(struct vcpu *v, u64 value)
+{
+	if (vcpu_names_hole(v, value & APIC_BASE_ADDRESS, PAGE_SIZE, "APIC_BASE"))
+		return INJECT_GP;
+	return cpu_wrmsr_safe(MSR_APIC_BASE, value) ? ADVANCE : INJECT_GP;
 }
 
 static u32 write_pat(struct vcpu *v, u64 value)
@@ -189,6 +198,8 @@ static NOINLINE u32 write_other(struct vcpu *v, u32 msr, u64 value)
 		return write_hsave(v, value);
 	case MSR_PAT:
 		return write_pat(v, value);
+	case MSR_APIC_BASE:
+		return write_apic_base(v, value);
 	case MSR_SVM_KEY:
 		return ADVANCE; /* no key is set, so nothing unlocks */
 	case MSR_TSC_RATIO:

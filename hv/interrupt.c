@@ -78,18 +78,16 @@ void interrupts_choose(struct vcpu *v, bool take)
 
 u32 exit_intr(struct vcpu *v)
 {
-	bool host_if = v->host_if;
+	unsigned int vector;
 
 	/* it ended a HLT or leads out of user mode, is pending, and no longer intercepted */
 	if (!v->interrupts_taken || v->vmcb->control.exit_code != VMEXIT_INTR) {
 		v->track.next = TRACK_KERNEL;
 		return RESUME;
 	}
-	vcpu_set_host_if(v, true);
-	irq_seen = 0;
-	event_window();
-	vcpu_set_host_if(v, host_if);
-	if (irq_seen) /* else it is gone again */
-		vcpu_set_eventinj(v, irq_seen | EVENT_TYPE_INTR | EVENT_V);
+	/* an NMI goes first, and the interrupt stays pending; or it is gone again */
+	vector = events_take(v, true);
+	if (vector)
+		vcpu_set_eventinj(v, vector | EVENT_TYPE_INTR | EVENT_V);
 	return RESUME;
 }

@@ -43,6 +43,7 @@ static void init_msrpms(const struct vcpu *v)
 
 	for (unsigned int i = 0; i < ARRAY_SIZE(ours); i++)
 		msrpm_set((u8 *)msrpm01, ours[i], true, true);
+	msrpm_set((u8 *)msrpm01, MSR_APIC_BASE, false, true);
 	if (v->cpu_features & SVM_TSC_RATE)
 		msrpm_set((u8 *)msrpm01, MSR_TSC_RATIO, true, true);
 	if (v->cpu_features & SVM_LBR_VIRT)

@@ -247,6 +247,7 @@ void interrupts_choose(struct vcpu *v, bool take);
 
 /* events.c */
 void halt_end(struct vcpu *v);
+unsigned int events_take(struct vcpu *v, bool interrupt);
 /* NMI and INIT that L0 took and owes, as soon as they may come. */
 void events_deliver(struct vcpu *v);
 /* L2's STGI and CLGI: of its virtual GIF, if L1 has given it one (APM2 §15.33.2). */
