@@ -12,7 +12,7 @@
 #include "x86/cr.h"
 
 #define VECTOR 0x51u /* priority class 5 */
-#define TIMER_COUNT 100000u
+#define TIMER_COUNT 400000u
 
 L2_CODE(l2_nops, "nop\n\tnop\n\tnop");
 L2_CODE(l2_hlt, "hlt");

@@ -9,12 +9,14 @@
 
 #include "guest/lib/apic.h"
 #include "guest/lib/cpu.h"
+#include "guest/lib/fwcfg.h"
 #include "guest/lib/paging.h"
 #include "guest/lib/platform.h"
 #include "guest/lib/start.h"
 #include "guest/lib/trap.h"
 #include "x86/cr.h"
 #include "x86/msr.h"
+#include "x86/pmu.h"
 
 #define DEBUG_EXIT_PORT 0xf4
 #define PIC_MASTER_MASK 0x21
@@ -137,6 +139,20 @@ NORETURN void guest_exit(enum verdict verdict)
 		asm volatile("hlt");
 }
 
+/* opt/tallyvisor/selector: in hexadecimal, for the last counter. */
+static void selector_write(void)
+{
+	char text[16];
+	u64 value = 0, bytes = fwcfg_read("opt/tallyvisor/selector", text, sizeof(text));
+
+	for (u64 i = 0; i < bytes; i++)
+		value = value << 4 | (u64)(text[i] > '9' ? text[i] - 'a' + 10 : text[i] - '0');
+	if (!bytes)
+		return;
+	wrmsr(MSR_PERFEVTSEL(PMU_COUNTERS - 1), value);
+	note("selector %u is 0x%lx", PMU_COUNTERS - 1, value);
+}
+
 EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *table)
 {
 	image_handle = image;
@@ -144,6 +160,7 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *table)
 	platform_probe();
 	fixed_memory_take();
 	firmware_leave();
+	selector_write();
 	guest_main();
 	guest_exit(tap_finish());
 }
