@@ -350,6 +350,37 @@ static void check_page_table(const void *arg)
 	write_cr3(cr3);
 }
 
+static u64 *absent, present, pushed;
+
+static void on_fault(struct trap_frame *frame)
+{
+	pushed = frame->rflags;
+	*absent = present;
+	invlpg((void *)read_cr2());
+}
+
+/* A write to two pages, of which L1 has not mapped the second: its #PF comes while L0 lets the instruction run alone. */
+static void check_fault_between(const void *arg)
+{
+	u64 cr3 = read_cr3(), second = region() + PAGE_SIZE;
+
+	(void)arg;
+	paging_identity(&tables, PTE_ALL);
+	paging_split(&tables, second);
+	absent = paging_entry(&tables, second, 1);
+	present = *absent;
+	*absent = 0;
+	pushed = 0;
+	write_cr3(paging_root(&tables));
+	trap_hook(VEC_PF, on_fault);
+	*(volatile u64 *)(second - 4) = 0;
+	trap_hook(VEC_PF, NULL);
+	write_cr3(cr3);
+	CHECK_EQ(pushed & (RFLAGS_FIXED | RFLAGS_TF), RFLAGS_FIXED);
+	check_ones(second - 8);
+	check_ones(second);
+}
+
 /* ---- hypercalls ---- */
 
 static void check_hypercalls(const void *arg)
@@ -390,6 +421,7 @@ static const struct way {
 	{"as a nested table", check_nested_table, true},
 	{"as L2's memory and CR3 without nested paging", check_l2_physical, true},
 	{"as a page table of L1", check_page_table, true},
+	{"write that faults on its second page", check_fault_between, true},
 	{"as a buffer of a hypercall", check_hypercalls, true},
 };
 
