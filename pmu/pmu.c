@@ -2,6 +2,8 @@
 /* The PMU model: truth table, guest registers, commit. AMD64 APM vol. 2, rev. 3.44, §13.2. */
 #include "pmu/pmu.h"
 
+#include "pmu/filter.h"
+
 #define ALL_COUNTERS BITS(PMU_COUNTERS - 1, 0)
 
 static_assert(SVME0_STOP == 0 && SVME0_COUNT == 1, "columns of the truth table");
@@ -29,7 +31,14 @@ void pmu_init(struct pmu *pmu, struct pmu_hw *hw, enum svme0_rule rule)
 	pmu->has_v2 = false;
 	pmu->global_ctl = ALL_COUNTERS;
 	pmu->global_status = 0;
+	pmu->filter.version = TALLY_FILTER_VERSION;
+	pmu->filter.action = TALLY_FILTER_OFF;
+	pmu->filter.count = 0;
+	pmu->filter.reserved = 0;
 	pmu->en = 0;
+	pmu->looked_at = EVTSEL_HOST_GUEST;
+	pmu->passing = ALL_COUNTERS;
+	pmu->open = ALL_COUNTERS;
 	pmu->rule = rule;
 	pmu->reprogram_pmc_on_nested_transition = 0;
 	pmu->reprogram_pmc_on_svme_toggle = 0;
@@ -61,7 +70,7 @@ static void update_allowed(struct pmu *pmu)
 }
 
 /* All that depends on HostOnly and GuestOnly alone. */
-static NOINLINE void update_host_guest(struct pmu *pmu, unsigned int idx)
+static void update_host_guest(struct pmu *pmu, unsigned int idx)
 {
 	u64 eventsel = pmu->eventsel[idx];
 	bool svme0 = pmu_counts(eventsel, false, false, pmu->rule);
@@ -88,6 +97,45 @@ static void update_cpl(struct pmu *pmu, unsigned int idx)
 	set_bit_to(&pmu->reprogram_pmc_on_cpl_change, idx, os != usr);
 }
 
+static void update_passing(struct pmu *pmu, unsigned int idx)
+{
+	set_bit_to(&pmu->passing, idx, pmu_filter_passes(&pmu->filter, pmu->eventsel[idx]));
+}
+
+/* All that a counter needs to run, but its HostOnly and GuestOnly. */
+static inline void update_enabled(struct pmu *pmu)
+{
+	pmu->enabled = pmu->en & pmu->open;
+}
+
+static void update_open(struct pmu *pmu)
+{
+	pmu->open = pmu->global_ctl & pmu->passing;
+	update_enabled(pmu);
+}
+
+/* After a change of bits that are looked at. */
+static NOINLINE void update_selector(struct pmu *pmu, unsigned int idx)
+{
+	update_host_guest(pmu, idx);
+	if (pmu->filter.action == TALLY_FILTER_OFF)
+		return;
+	update_passing(pmu, idx);
+	update_open(pmu);
+}
+
+void pmu_set_filter(struct pmu *pmu, const struct tally_filter *filter)
+{
+	pmu->filter = *filter;
+	pmu->looked_at = EVTSEL_HOST_GUEST;
+	if (filter->action != TALLY_FILTER_OFF)
+		pmu->looked_at |= PMU_FILTER_EVENTSEL;
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
+		update_passing(pmu, idx);
+	update_open(pmu);
+	pmu_mark(pmu, ALL_COUNTERS);
+}
+
 /* The selector that the machine must hold, less EN: what the guest asked for, but GuestOnly and not
  * HostOnly, because it is L0 that must never be counted. */
 static u64 eventsel_hw_no_en(u64 eventsel)
@@ -102,10 +150,10 @@ static void write_eventsel(struct pmu *pmu, unsigned int idx, u64 value)
 	if (!changed)
 		return;
 	pmu->eventsel[idx] = eventsel;
-	if (changed & EVTSEL_HOST_GUEST)
-		update_host_guest(pmu, idx);
+	if (changed & pmu->looked_at)
+		update_selector(pmu, idx);
 	set_bit_to(&pmu->en, idx, eventsel & EVTSEL_EN);
-	pmu->enabled = pmu->en & pmu->global_ctl;
+	update_enabled(pmu);
 	/* A counter without EN does not care for the rest: it is brought when EN comes back, which in
 	 * an on and off of the same event is never. */
 	set_bit_to(&pmu->selectors_differ, idx,
@@ -165,7 +213,7 @@ static int write_global(struct pmu *pmu, u32 msr, u64 value)
 	case MSR_PERF_GLOBAL_CTL:
 		pmu_mark(pmu, pmu->global_ctl ^ value);
 		pmu->global_ctl = value;
-		pmu->enabled = pmu->en & value;
+		update_open(pmu);
 		return 0;
 	case MSR_PERF_GLOBAL_STATUS_CLR:
 		pmu->global_status |= pmu->hw->take_overflows(pmu->hw);

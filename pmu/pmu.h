@@ -3,7 +3,7 @@
  * The core PMU of one virtual CPU, as a model: what the guest wrote, what the machine must hold for
  * it now, and when the two have to be compared again. AMD64 APM vol. 2, rev. 3.44, §13.2.
  *
- * A change of mode (L1<->L2, EFER.SVME) and a selector write only mark counters in
+ * A change of mode (L1<->L2, EFER.SVME), of a selector or of the event filter only marks counters in
  * reprogram_pending; pmu_commit(), before the next VMRUN, is the one place that changes selectors
  * in the machine.
  *
@@ -30,6 +30,7 @@
 
 #include <assert.h>
 
+#include "abi/filter.h"
 #include "abi/handoff.h"
 #include "types.h"
 #include "x86/pmu.h"
@@ -90,7 +91,8 @@ struct pmu {
 	u64 allowed[PMU_MODES]; /* by both, at the present CPL */
 	bool user;	/* the next VMRUN enters at CPL > 0; kept only while somebody asks for it */
 	u64 en;		/* counters whose selector has EN, as the guest wrote it */
-	u64 enabled;	/* and their bit in global_ctl */
+	u64 open;	/* counters with their bit in global_ctl, whose event passes the filter */
+	u64 enabled;	/* both: what runs, but for the mode */
 	u64 enabled_hw; /* as the machine holds it */
 	/* Counters with EN whose selector in the machine differs in more than EN. */
 	u64 selectors_differ;
@@ -105,6 +107,10 @@ struct pmu {
 	u64 eventsel_hw_no_en[PMU_COUNTERS];
 
 	u64 evtsel_writes; /* selectors changed in the machine */
+
+	u64 looked_at; /* selector bits on which more depends than the selector itself */
+	u64 passing;   /* counters whose event passes the filter */
+	struct tally_filter filter;
 };
 
 static_assert(PMU_COUNTERS <= 64, "one bit per counter in a word");
@@ -126,6 +132,10 @@ int pmu_wrmsr(struct pmu *pmu, u32 msr, u64 value);
 /* -E_FAULT: #GP, no such counter (§13.2.1). CPL and CR4.PCE are not checked here: the CPU does so
  * before the RDPMC intercept (table 15-7). */
 int pmu_rdpmc(struct pmu *pmu, u32 ecx, u64 *value);
+
+/* The event filter from now on, which pmu_filter_check() has passed; off at first. Reaches the machine with the next
+ * pmu_commit(), as a selector write does. */
+void pmu_set_filter(struct pmu *pmu, const struct tally_filter *filter);
 
 /* Table 13-4: does a counter with these HostOnly and GuestOnly bits count in this mode? EN and
  * USR/OS come on top. */

@@ -44,6 +44,7 @@
 
 /* Event number and unit mask of a selector, as one 16-or-more-bit number: 12-bit event in 15:8+, umask apart. */
 #define EVTSEL_EVENT(sel) ((u32)((sel)&0xff) | (u32)(((sel) >> 24) & 0xf00))
+#define EVTSEL_EVENT_MAX 0xfffu
 
 #define EVENT_CYCLES_NOT_HALTED 0x76u
 #define EVENT_RETIRED_INSTRUCTIONS 0xc0u

@@ -7,6 +7,8 @@
 #ifndef TALLY_TEST_PMU_NAIVE_H
 #define TALLY_TEST_PMU_NAIVE_H
 
+#include <string.h>
+
 #include "pmu/pmu.h"
 #include "test.h"
 
@@ -60,8 +62,57 @@ static inline bool naive_is_plain(u64 eventsel)
 	return !(eventsel & 0xff84ff00);
 }
 
+/* A filter as what it is meant to be: a set of event and unit mask, which includes add to and excludes take from. */
+static inline bool naive_filter_passes(const struct tally_filter *filter, u64 eventsel)
+{
+	unsigned int in = 0, out = 0;
+
+	for (u32 i = 0; i < filter->count; i++) {
+		const struct tally_filter_entry *entry = &filter->entry[i];
+		bool hit = entry->event == naive_event(eventsel);
+
+		for (unsigned int bit = 0; bit < 8; bit++)
+			if (entry->umask_mask >> bit & 1)
+				hit &= (entry->umask_match >> bit & 1) ==
+				       (eventsel >> (8 + bit) & 1);
+		in += hit && entry->flags == 0;
+		out += hit && entry->flags == 1;
+	}
+	switch (filter->action) {
+	case 1:
+		return in && !out;
+	case 2:
+		return !in || out;
+	default:
+		return true;
+	}
+}
+
+/* Entries on few events and often with few bits, so that they meet each other and the selectors. */
+static inline struct tally_filter naive_random_filter(void)
+{
+	static const u16 events[] = {0xc0, 0xc0, 0x76, 0xc2, 0xc6, 0xc1, 0x1c0, 0xfff, 0};
+	struct tally_filter filter = {.version = 1, .action = (u32)test_below(3)};
+
+	memset(filter.entry, 0xff, sizeof(filter.entry)); /* what is not counted is not looked at */
+	filter.count = !filter.action  ? 0
+		       : test_below(4) ? (u32)test_below(8)
+				       : (u32)test_below(65);
+	for (u32 i = 0; i < filter.count; i++) {
+		struct tally_filter_entry *entry = &filter.entry[i];
+
+		entry->event = test_below(8) ? events[test_below(ARRAY_SIZE(events))]
+					     : (u16)test_below(4096);
+		entry->umask_mask = (u8)(test_below(3) ? test_random() & test_random() : 0);
+		entry->umask_match = (u8)(test_random() & test_random() & entry->umask_mask);
+		entry->flags = !test_below(3);
+	}
+	return filter;
+}
+
 struct naive {
 	enum svme0_rule rule;
+	struct tally_filter filter;
 	bool svme, in_l2;
 	bool ignores_cpl, user; /* the machine counts whatever CPL, so EN follows it */
 	u64 global_ctl, global_status;
@@ -123,6 +174,7 @@ static inline void naive_commit(struct naive *naive)
 		if (eventsel & NAIVE_EN) {
 			hw = (eventsel & ~NAIVE_HOSTONLY & ~NAIVE_EN) | NAIVE_GUESTONLY;
 			if (naive->global_ctl >> idx & 1 &&
+			    naive_filter_passes(&naive->filter, eventsel) &&
 			    naive_counts(eventsel, naive->svme, naive->in_l2, naive->rule) &&
 			    (!naive->ignores_cpl || naive_passes(eventsel, naive->user)))
 				hw |= NAIVE_EN;

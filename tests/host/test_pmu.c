@@ -542,7 +542,7 @@ TEST(pmu_random_selectors)
 			unsigned int idx = (unsigned int)test_below(PMU_COUNTERS);
 			u64 value;
 
-			switch (test_below(10)) {
+			switch (test_below(40) ? test_below(10) : 10) {
 			case 0:
 				value = naive_random_eventsel();
 				wrmsr(&pmu,
@@ -570,6 +570,10 @@ TEST(pmu_random_selectors)
 				overflows = test_random() & test_random() & 0x3f;
 				recorder.overflows |= overflows;
 				naive.global_status |= overflows;
+				break;
+			case 10:
+				naive.filter = naive_random_filter();
+				pmu_set_filter(&pmu, &naive.filter);
 				break;
 			default:
 				pmu_commit(&pmu);
