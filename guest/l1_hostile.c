@@ -1433,13 +1433,30 @@ static void at_l2_svm(void)
 
 /* ---- hypercalls ---- */
 
+static const u64 known_calls[] = {TALLY_CALL_STATUS, TALLY_CALL_LOG_READ, TALLY_CALL_FILTER_SET,
+				  TALLY_CALL_FILTER_GET};
+
+/* A filter that is often nearly right; what is set by it is taken back, for the PMU is checked. */
+static void random_filter(struct tally_filter *filter)
+{
+	for (u32 i = 0; i < sizeof(*filter) / 8; i++)
+		((u64 *)filter)[i] = once_in(2) ? rnd() : rnd_sparse(4);
+	if (once_in(4))
+		return;
+	*filter = (struct tally_filter){.version = TALLY_FILTER_VERSION,
+					.action = (u32)below(4),
+					.count = (u32)below(once_in(4) ? 80 : 3)};
+}
+
 static void at_hypercall(void)
 {
-	u64 call = once_in(3) ? TALLY_CALL_STATUS : TALLY_CALL_LOG_READ, vector;
-	bool known = !once_in(6);
+	static const struct tally_filter off = {.version = TALLY_FILTER_VERSION};
+	u64 call = PICK(known_calls), vector;
+	bool known = false;
 
-	op.rax = known ? call : once_in(2) ? call ^ BIT(below(64)) : marker[0];
-	known = op.rax == TALLY_CALL_STATUS || op.rax == TALLY_CALL_LOG_READ;
+	op.rax = !once_in(6) ? call : once_in(2) ? call ^ BIT(below(64)) : marker[0];
+	for (u64 i = 0; i < ARRAY_SIZE(known_calls); i++)
+		known |= op.rax == known_calls[i];
 	switch (below(4)) {
 	case 0:
 		op.address = (u64)buffer + below(2 * PAGE_SIZE);
@@ -1455,10 +1472,19 @@ static void at_hypercall(void)
 	op.rcx = once_in(4) ? rnd() : below(PAGE_SIZE + 100);
 	op.rdx = once_in(2) ? rnd() : below(70000);
 	call = op.rax;
+	if (call == TALLY_CALL_FILTER_SET && once_in(2)) {
+		op.address = (u64)buffer + below(4) * PAGE_SIZE;
+		random_filter((struct tally_filter *)op.address);
+	}
 	vector = attempt(do_hypercall, BIT(VEC_UD));
 	expect((vector == VEC_NONE) == known, "#UD of a hypercall, or none");
 	if (vector == VEC_NONE && is_refused(ALIGN_DOWN(op.address, PAGE_SIZE)))
 		expect((s64)op.rax < 0, "a buffer that is no memory of L1's");
+	if (call == TALLY_CALL_FILTER_SET && vector == VEC_NONE && !op.rax) {
+		for (u64 i = 0; i < sizeof(off); i++)
+			buffer[i] = ((const u8 *)&off)[i];
+		expect_equal((u64)hypercall(call, (u64)buffer, sizeof(off), 0), 0, "filter off");
+	}
 	/* from CPL 3 each is #UD */
 	op.rax = call;
 	expect_equal(try_user(do_hypercall, NULL), VEC_UD, "a hypercall at CPL 3");

@@ -6,6 +6,7 @@
 #include "hv/log.h"
 #include "hv/memory.h"
 #include "hv/vcpu.h"
+#include "pmu/filter.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
 
@@ -218,6 +219,31 @@ static u32 hypercall_status(struct vcpu *v, u64 gpa)
 	return 0;
 }
 
+static u64 hypercall_filter_set(struct vcpu *v, u64 gpa)
+{
+	struct tally_filter filter;
+	int error;
+
+	__builtin_memcpy(&filter, guest_at(&v->mem, gpa), sizeof(filter));
+	asm volatile(""
+		     :
+		     :
+		     : "memory"); /* L1's may change; the copy is what is checked and taken */
+	error = pmu_filter_check(&filter);
+	if (error)
+		return (u64)(s64)error;
+	pmu_set_filter(&v->pmu, &filter);
+	backend_selector_written(v);
+	log_guest("event=filter action=%u entries=%u", filter.action, filter.count);
+	return 0;
+}
+
+static u64 hypercall_filter_get(struct vcpu *v, u64 gpa)
+{
+	__builtin_memcpy(guest_at(&v->mem, gpa), &v->pmu.filter, sizeof(v->pmu.filter));
+	return 0;
+}
+
 /* A buffer that a guest named: inside one page, in memory, not ours. */
 static bool buffer_ok(struct vcpu *v, u64 gpa, u64 bytes)
 {
@@ -229,19 +255,31 @@ static bool buffer_ok(struct vcpu *v, u64 gpa, u64 bytes)
 u32 exit_vmmcall(struct vcpu *v)
 {
 	struct vmcb_save *s = &v->vmcb->save;
-	u64 gpa = v->gpr[GPR_RBX], bytes = v->gpr[GPR_RCX];
+	u64 gpa = v->gpr[GPR_RBX], bytes = v->gpr[GPR_RCX], call = s->rax;
 
-	if (vcpu_in_l2(v) || s->cpl ||
-	    (s->rax != TALLY_CALL_STATUS && s->rax != TALLY_CALL_LOG_READ))
+	if (vcpu_in_l2(v) || s->cpl)
 		return INJECT_UD;
-	if (s->rax == TALLY_CALL_STATUS) {
-		bool ok = !(gpa % 8) && buffer_ok(v, gpa, sizeof(struct tally_status));
-
-		s->rax = ok ? hypercall_status(v, gpa) : (u64)-E_RANGE;
-	} else if (buffer_ok(v, gpa, bytes)) {
-		s->rax = log_read(&v->gpr[GPR_RDX], guest_at(&v->mem, gpa), bytes);
-	} else {
-		s->rax = (u64)-E_RANGE;
+	switch (call) {
+	case TALLY_CALL_STATUS:
+		s->rax = !(gpa % 8) && buffer_ok(v, gpa, sizeof(struct tally_status))
+				 ? hypercall_status(v, gpa)
+				 : (u64)-E_RANGE;
+		break;
+	case TALLY_CALL_LOG_READ:
+		s->rax = buffer_ok(v, gpa, bytes)
+				 ? log_read(&v->gpr[GPR_RDX], guest_at(&v->mem, gpa), bytes)
+				 : (u64)-E_RANGE;
+		break;
+	case TALLY_CALL_FILTER_SET:
+	case TALLY_CALL_FILTER_GET:
+		if (gpa % 8 || bytes < sizeof(struct tally_filter) || !buffer_ok(v, gpa, bytes))
+			s->rax = (u64)-E_RANGE;
+		else
+			s->rax = call == TALLY_CALL_FILTER_SET ? hypercall_filter_set(v, gpa)
+							       : hypercall_filter_get(v, gpa);
+		break;
+	default:
+		return INJECT_UD;
 	}
 	return ADVANCE;
 }

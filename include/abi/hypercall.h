@@ -9,6 +9,7 @@
 
 #include <assert.h>
 
+#include "abi/filter.h"
 #include "types.h"
 
 /* CPUID 4000_0000: EAX = last leaf, EBX ECX EDX = "Tallyvisor\0\0" */
@@ -41,6 +42,11 @@ enum tally_backend {
 /* RBX = gpa of a buffer, RCX = its bytes (at most one page, not crossing one), RDX = position in the log.
  * Returns the bytes copied; RDX = position after them. A position already overwritten moves to the oldest byte. */
 #define TALLY_CALL_LOG_READ TALLY_CALL(2)
+/* RBX = gpa of a struct tally_filter (abi/filter.h), 8-byte aligned, RCX = the buffer's bytes: at least the struct's, and
+ * inside one page. SET holds from the VMMCALL's own retirement on; -E_INVAL: malformed, -E_UNSUPP: of another version, and
+ * the filter stays as it was. GET gives the one that holds. */
+#define TALLY_CALL_FILTER_SET TALLY_CALL(4)
+#define TALLY_CALL_FILTER_GET TALLY_CALL(5)
 
 #define TALLY_MAX_COUNTERS 8
 
