@@ -2,6 +2,7 @@
 #include "boot/config.h"
 
 #include "abi/features.h"
+#include "boot/filter.h"
 
 #define LISTED_PROBLEMS 4
 
@@ -22,6 +23,11 @@ static const struct choice pmu_choices[] = {{"auto", PMU_AUTO},
 					    {"clock", PMU_CLOCK},
 					    {"off", PMU_OFF},
 					    {NULL, 0}};
+static const struct choice version_choices[] = {{"auto", PMU_VERSION_AUTO},
+						{"legacy", PMU_VERSION_LEGACY},
+						{"core", PMU_VERSION_CORE},
+						{"v2", PMU_VERSION_V2},
+						{NULL, 0}};
 static const struct choice smp_choices[] = {{"refuse", 0}, {"ignore", 1}, {NULL, 0}};
 
 static const struct choice feature_choices[] = {
@@ -143,6 +149,22 @@ static void set_features(struct parser *p, u32 *hidden, unsigned int line, const
 	*hidden = wanted;
 }
 
+static void set_filter(struct parser *p, struct tally_filter *filter, unsigned int line,
+		       const char *value, size_t bytes)
+{
+	struct filter_problem problem;
+
+	if (filter_parse(filter, value, bytes, &problem))
+		return;
+	begin(p, line);
+	put_text(p, "filter: '");
+	put(p, problem.word, problem.bytes < 24 ? problem.bytes : 24);
+	put_text(p, "' ");
+	put_text(p, problem.text);
+	put_text(p, ", it stays as it was");
+	end(p);
+}
+
 /* One `key=value` without surrounding blanks. */
 static void setting(struct parser *p, struct boot_config *config, unsigned int line, const char *s,
 		    size_t n)
@@ -156,6 +178,7 @@ static void setting(struct parser *p, struct boot_config *config, unsigned int l
 		{"log", log_choices, &config->core.log},
 		{"svme0", svme0_choices, &config->core.svme0},
 		{"pmu", pmu_choices, &config->core.pmu},
+		{"pmu.version", version_choices, &config->core.pmu_version},
 		{"smp", smp_choices, &smp},
 	};
 	size_t key_bytes = 0, value_bytes;
@@ -190,6 +213,10 @@ static void setting(struct parser *p, struct boot_config *config, unsigned int l
 		set_features(p, &config->core.hidden_features, line, value, value_bytes);
 		return;
 	}
+	if (equal(s, key_bytes, "filter")) {
+		set_filter(p, &config->core.filter, line, value, value_bytes);
+		return;
+	}
 	for (size_t k = 0; k < ARRAY_SIZE(keys); k++) {
 		const struct choice *c;
 
@@ -207,7 +234,7 @@ static void setting(struct parser *p, struct boot_config *config, unsigned int l
 	begin(p, line);
 	put_text(p, "unknown key '");
 	put(p, s, key_bytes < 24 ? key_bytes : 24);
-	put_text(p, "', ignored; known: log svme0 pmu smp features next");
+	put_text(p, "', ignored; known: log svme0 pmu pmu.version filter smp features next");
 	end(p);
 }
 
@@ -227,7 +254,10 @@ static bool blank(char c)
 
 void config_default(struct boot_config *config)
 {
-	config->core = (struct config){.log = LOG_RING, .svme0 = SVME0_STOP, .pmu = PMU_AUTO};
+	config->core = (struct config){.log = LOG_RING,
+				       .svme0 = SVME0_STOP,
+				       .pmu = PMU_AUTO,
+				       .filter.version = TALLY_FILTER_VERSION};
 	config->smp_ignore = false;
 	config->next[0] = 0;
 }

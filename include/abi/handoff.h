@@ -6,6 +6,7 @@
 #ifndef TALLY_ABI_HANDOFF_H
 #define TALLY_ABI_HANDOFF_H
 
+#include "abi/filter.h"
 #include "types.h"
 
 #define HANDOFF_VERSION 1u
@@ -56,11 +57,21 @@ enum pmu_choice {
 	PMU_OFF = 3,
 };
 
+/* What of a PMU the guests see, at most. */
+enum pmu_version {
+	PMU_VERSION_AUTO = 0,	/* all that the backend has */
+	PMU_VERSION_LEGACY = 1, /* four counters, at the legacy addresses only */
+	PMU_VERSION_CORE = 2,	/* six, PerfCtrExtCore */
+	PMU_VERSION_V2 = 3,	/* and PerfMonV2 */
+};
+
 struct config {
 	u32 log;	     /* enum log_sink */
 	u32 svme0;	     /* enum svme0_rule */
 	u32 pmu;	     /* enum pmu_choice */
 	u32 hidden_features; /* bits of CPUID 8000_000A EDX, see abi/features.h */
+	u32 pmu_version;     /* enum pmu_version */
+	struct tally_filter filter;
 };
 
 struct handoff {

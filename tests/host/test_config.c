@@ -6,6 +6,7 @@
 
 #include "abi/features.h"
 #include "boot/config.h"
+#include "pmu/filter.h"
 #include "test.h"
 
 #define SOURCE "a.cfg"
@@ -51,6 +52,8 @@ static bool same(const struct boot_config *a, const struct boot_config *b)
 {
 	return a->core.log == b->core.log && a->core.svme0 == b->core.svme0 &&
 	       a->core.pmu == b->core.pmu && a->smp_ignore == b->smp_ignore &&
+	       a->core.pmu_version == b->core.pmu_version &&
+	       !memcmp(&a->core.filter, &b->core.filter, sizeof(a->core.filter)) &&
 	       a->core.hidden_features == b->core.hidden_features && !strcmp(a->next, b->next);
 }
 
@@ -80,9 +83,10 @@ static const char *const choices[][5] = {
 	{"ring", "com1", "com2", "debugcon", NULL},
 	{"stop", "count", NULL},
 	{"auto", "guest-only", "clock", "off", NULL},
+	{"auto", "legacy", "core", "v2", NULL},
 	{"refuse", "ignore", NULL},
 };
-static const char *const keys[] = {"log", "svme0", "pmu", "smp"};
+static const char *const keys[] = {"log", "svme0", "pmu", "pmu.version", "smp"};
 
 static void set_value(struct boot_config *config, unsigned int key, u32 value)
 {
@@ -95,6 +99,9 @@ static void set_value(struct boot_config *config, unsigned int key, u32 value)
 		break;
 	case 2:
 		config->core.pmu = value;
+		break;
+	case 3:
+		config->core.pmu_version = value;
 		break;
 	default:
 		config->smp_ignore = value;
@@ -110,7 +117,11 @@ TEST(config_default_values)
 	CHECK_EQ(config.core.log, LOG_RING);
 	CHECK_EQ(config.core.svme0, SVME0_STOP);
 	CHECK_EQ(config.core.pmu, PMU_AUTO);
+	CHECK_EQ(config.core.pmu_version, PMU_VERSION_AUTO);
 	CHECK_EQ(config.core.hidden_features, 0);
+	CHECK_EQ(config.core.filter.version, TALLY_FILTER_VERSION);
+	CHECK_EQ(config.core.filter.action, TALLY_FILTER_OFF);
+	CHECK_EQ(config.core.filter.count, 0);
 	CHECK(!config.smp_ignore);
 	CHECK(!*config.next);
 }
@@ -163,6 +174,106 @@ TEST(features_offered)
 	for (unsigned int bit = 0; bit < 32; bit++) {
 		CHECK_EQ(tally_features(1u << bit, 0), software | (all & 1u << bit));
 		CHECK_EQ(tally_features(~0u, 1u << bit), all & ~(1u << bit));
+	}
+}
+
+static struct tally_filter filter_of(const char *text)
+{
+	struct boot_config config;
+	struct reports r;
+
+	config_default(&config);
+	CHECK_EQ(parse(&config, &r, text), 0);
+	return config.core.filter;
+}
+
+TEST(config_filter)
+{
+	static const struct tally_filter_entry all[] = {
+		{0xc0, 0, 0, 0},       {0x1c0, 0, 0, 0},       {0, 0, 0, 0},
+		{0x60, 0xff, 0xff, 0}, {0xfff, 0xff, 0x00, 0}, {0x60, 0xf0, 0x50, 0},
+		{0x60, 0xff, 0x20, 1}, {0xabc, 0, 0, 1},       {0xabc, 0x01, 0x01, 1},
+		{0x60, 0x00, 0x00, 0},
+	};
+	struct tally_filter filter = filter_of("filter=allow:0c0,1C0,0,060/ff,FFF/0,60/50:f0,"
+					       "-60/20,-aBc,-abc/1:1,060/0:0");
+
+	CHECK_EQ(filter.version, TALLY_FILTER_VERSION);
+	CHECK_EQ(filter.action, TALLY_FILTER_ALLOW);
+	CHECK_EQ(filter.count, ARRAY_SIZE(all));
+	CHECK(!memcmp(filter.entry, all, sizeof(all)));
+	CHECK_EQ(pmu_filter_check(&filter), 0);
+	filter = filter_of("filter=deny:0c2");
+	CHECK_EQ(filter.action, TALLY_FILTER_DENY);
+	CHECK_EQ(filter.count, 1);
+	CHECK_EQ(filter.entry[0].event, 0xc2);
+	filter = filter_of("filter=allow:1,2,3\nfilter=deny:4"); /* later wins, as a whole */
+	CHECK_EQ(filter.action, TALLY_FILTER_DENY);
+	CHECK_EQ(filter.count, 1);
+	CHECK_EQ(filter.entry[0].event, 4);
+	filter = filter_of("filter=allow:1,2\nfilter=off");
+	CHECK_EQ(filter.action, TALLY_FILTER_OFF);
+	CHECK_EQ(filter.count, 0);
+
+#define BAD(value, word, text)                                                                     \
+	check_one_report("filter=" value,                                                          \
+			 SOURCE ":1: filter: '" word "' " text ", it stays as it was")
+#define FORM "is not [-]EVENT[/UMASK[:MASK]] in hexadecimal"
+#define ACTION "is not off, allow:LIST or deny:LIST"
+	BAD("", "", ACTION);
+	BAD("on", "on", ACTION);
+	BAD("off:", "off:", ACTION);
+	BAD("allow", "allow", ACTION);
+	BAD("Deny:c0", "Deny:c0", ACTION);
+	BAD("0123456789012345678901234", "012345678901234567890123", ACTION);
+	BAD("allow:", "", FORM);
+	BAD("deny:c0,", "", FORM);
+	BAD("deny:,c0", "", FORM);
+	BAD("deny:c0,,c1", "", FORM);
+	BAD("deny:c0,1000,c1", "1000", FORM);
+	BAD("deny:0x76", "0x76", FORM);
+	BAD("deny:--c0", "--c0", FORM);
+	BAD("deny:-", "-", FORM);
+	BAD("deny:c0/", "c0/", FORM);
+	BAD("deny:/01", "/01", FORM);
+	BAD("deny:c0/100", "c0/100", FORM);
+	BAD("deny:c0/1:", "c0/1:", FORM);
+	BAD("deny:c0/1:100", "c0/1:100", FORM);
+	BAD("deny:c0/1:1:1", "c0/1:1:1", FORM);
+	BAD("deny:c0:1", "c0:1", FORM);
+	BAD("deny: c0", " c0", FORM);
+	BAD("deny:c0 c1", "c0 c1", FORM);
+	BAD("deny:c0/3:1", "c0/3:1", "matches nothing: UMASK has bits that MASK has not");
+#undef BAD
+}
+
+/* As many entries as there can be, and one more; every event and unit mask. */
+TEST(config_filter_entries)
+{
+	for (unsigned int n = 63; n <= 66; n++) {
+		struct boot_config config;
+		char text[600] = "filter=deny:0";
+		struct reports r;
+
+		for (unsigned int i = 1; i < n; i++)
+			snprintf(text + strlen(text), sizeof(text) - strlen(text), ",%x", i);
+		config_default(&config);
+		CHECK_EQ(parse(&config, &r, text), n > 64);
+		CHECK_EQ(config.core.filter.count, n > 64 ? 0 : n);
+		if (n > 64)
+			CHECK(!strcmp(r.text[0],
+				      SOURCE ":1: filter: '40' is more than the 64 entries "
+					     "that there can be, it stays as it was"));
+	}
+	for (unsigned int event = 0; event < 0x1000; event++) {
+		struct tally_filter filter;
+		char text[40];
+
+		snprintf(text, sizeof(text), "filter=deny:%03x/%02x", event, event & 0xff);
+		filter = filter_of(text);
+		CHECK_EQ(filter.entry[0].event, event);
+		CHECK_EQ(filter.entry[0].umask_match, event & 0xff);
+		CHECK_EQ(filter.entry[0].umask_mask, 0xff);
 	}
 }
 
@@ -238,15 +349,15 @@ TEST(config_messages)
 	check_one_report("pmu=123456789012345678901234567890",
 			 SOURCE ":1: pmu=123456789012345678901234 is not known, it stays as it "
 				"was; possible: auto guest-only clock off");
-	check_one_report("PMU=clock", SOURCE
-			 ":1: unknown key 'PMU', ignored; known: log svme0 pmu smp features next");
-	check_one_report("pmu =clock", SOURCE
-			 ":1: unknown key 'pmu ', ignored; known: log svme0 pmu smp features next");
-	check_one_report("=", SOURCE
-			 ":1: unknown key '', ignored; known: log svme0 pmu smp features next");
+	check_one_report("PMU=clock", SOURCE ":1: unknown key 'PMU', ignored; known: log svme0 pmu "
+					     "pmu.version filter smp features next");
+	check_one_report("pmu =clock", SOURCE ":1: unknown key 'pmu ', ignored; known: log svme0 "
+					      "pmu pmu.version filter smp features next");
+	check_one_report("=", SOURCE ":1: unknown key '', ignored; known: log svme0 pmu "
+				     "pmu.version filter smp features next");
 	check_one_report("123456789012345678901234567890=1",
 			 SOURCE ":1: unknown key '123456789012345678901234', ignored; known: log "
-				"svme0 pmu smp features next");
+				"svme0 pmu pmu.version filter smp features next");
 	check_one_report("# one\r\n  off \r\n",
 			 SOURCE ":2: 'off' is not of the form key=value, ignored");
 	check_one_report("123456789012345678901234567890", SOURCE
@@ -394,6 +505,61 @@ TEST(config_random_bytes)
 
 /* ---- the same again, with strings ---- */
 
+/* Up to `max`, and what ends it. */
+static bool naive_number(char *text, unsigned long max, unsigned long *value)
+{
+	if (!*text || strspn(text, "0123456789abcdefABCDEF") != strlen(text))
+		return false;
+	*value = strtoul(text, NULL, 16);
+	return *value <= max;
+}
+
+static int naive_filter(struct boot_config *config, char *value)
+{
+	struct tally_filter filter = {.version = 1};
+	char *list = strchr(value, ':'), *word, *end;
+
+	if (!strcmp(value, "off")) {
+		config->core.filter = filter;
+		return 0;
+	}
+	if (!list)
+		return 1;
+	*list++ = 0;
+	filter.action = !strcmp(value, "allow") ? 1 : !strcmp(value, "deny") ? 2 : 0;
+	if (!filter.action)
+		return 1;
+	for (word = list; word; word = end) {
+		unsigned long event, umask = 0, mask = 0;
+		char *slash, *colon = NULL;
+
+		end = strchr(word, ',');
+		if (end)
+			*end++ = 0;
+		if (filter.count == 64)
+			return 1;
+		filter.entry[filter.count].flags = *word == '-';
+		word += *word == '-';
+		slash = strchr(word, '/');
+		if (slash) {
+			*slash++ = 0;
+			mask = 0xff;
+			colon = strchr(slash, ':');
+			if (colon)
+				*colon++ = 0;
+		}
+		if (!naive_number(word, 0xfff, &event) ||
+		    (slash && !naive_number(slash, 0xff, &umask)) ||
+		    (colon && !naive_number(colon, 0xff, &mask)) || (umask & mask) != umask)
+			return 1;
+		filter.entry[filter.count].event = (u16)event;
+		filter.entry[filter.count].umask_mask = (u8)mask;
+		filter.entry[filter.count++].umask_match = (u8)umask;
+	}
+	config->core.filter = filter;
+	return 0;
+}
+
 static int naive_line(struct boot_config *config, char *line)
 {
 	size_t n = strlen(line);
@@ -436,6 +602,8 @@ static int naive_line(struct boot_config *config, char *line)
 		config->core.hidden_features = hidden;
 		return 0;
 	}
+	if (!strcmp(line, "filter"))
+		return naive_filter(config, value);
 	for (unsigned int key = 0; key < ARRAY_SIZE(keys); key++) {
 		for (u32 i = 0; !strcmp(line, keys[key]) && choices[key][i]; i++) {
 			if (!strcmp(value, choices[key][i])) {
@@ -514,6 +682,19 @@ TEST(config_random_texts)
 		"-decode",
 		",",
 		"features=-nrips\n",
+		"filter=",
+		"filter=deny:",
+		"filter=allow:c0",
+		"filter=off",
+		":",
+		"-1c0",
+		"/",
+		"0f",
+		",76",
+		"/3:",
+		"pmu.version=",
+		"legacy",
+		"v2\n",
 		"pmu=off\n",
 		"next=EFI/debian/grubx64.efi\r\n",
 		"",
