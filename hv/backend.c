@@ -8,6 +8,7 @@
 #include "hv/memory.h"
 #include "hv/panic.h"
 #include "hv/vcpu.h"
+#include "pmu/filter.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
 #include "x86/msr.h"
@@ -212,6 +213,26 @@ static void use_clock(struct vcpu *v, int shift, enum svme0_rule rule, const cha
 			 why);
 }
 
+/* What the guests see of what the backend has. */
+static void choose_version(struct vcpu *v, u32 version)
+{
+	if (version == PMU_VERSION_V2 && !v->pmu.has_v2)
+		log_warn("event=pmu note=\"pmu.version=v2 is not possible here\" why=\"the machine "
+			 "has no PerfMonV2\"");
+	if (version == PMU_VERSION_LEGACY || version == PMU_VERSION_CORE)
+		v->pmu.has_v2 = false;
+	if (version == PMU_VERSION_LEGACY) {
+		v->pmu.extended_msrs = 0;
+		if (v->backend == TALLY_BACKEND_GUEST_ONLY)
+			backend_hide_counters(v, false);
+	}
+	log_info("event=pmu_version version=%s counters=%u",
+		 v->pmu.has_v2		? "v2"
+		 : v->pmu.extended_msrs ? "core"
+					: "legacy",
+		 pmu_counters(&v->pmu));
+}
+
 void backend_init(struct vcpu *v, const struct config *config)
 {
 	enum svme0_rule rule = config->svme0 == SVME0_COUNT ? SVME0_COUNT : SVME0_STOP;
@@ -247,6 +268,12 @@ void backend_init(struct vcpu *v, const struct config *config)
 		use_guest_only(v, tick, rule);
 	else
 		use_clock(v, shift, rule, why);
+	choose_version(v, config->pmu_version);
+	ASSERT(!pmu_filter_check(&config->filter));
+	pmu_set_filter(&v->pmu, &config->filter);
+	if (config->filter.action != TALLY_FILTER_OFF)
+		log_info("event=filter action=%u entries=%u", config->filter.action,
+			 config->filter.count);
 }
 
 /* Not by vcpu_reset_intercepts(): L0 may have others set in the VMCB that runs, for one instruction. */
@@ -255,6 +282,7 @@ NOINLINE void backend_hide_counters(struct vcpu *v, bool hide)
 	struct vmcb_control *c1 = &v->vmcb01->control, *c2 = &v->vmcb02->control;
 
 	v->counters_hidden = hide;
+	hide |= !v->pmu.extended_msrs; /* the machine has two counters that the guest has not */
 	nested_intercept_pmu(hide);
 	c1->clean &= ~(u32)CLEAN_IOPM;
 	vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), hide);

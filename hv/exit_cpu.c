@@ -43,7 +43,7 @@ static void cpuid_extended(const struct vcpu *v, u32 leaf, struct cpuid_leaf *l)
 	case CPUID_EXT_FEATURES:
 		l->ecx &= ~(u32)(CPUID_EXT1_ECX_SKINIT | CPUID_EXT1_ECX_PERFCTREXTCORE |
 				 CPUID_EXT1_ECX_PERFCTREXTNB | CPUID_EXT1_ECX_PERFCTREXTL2I);
-		if (v->backend != TALLY_BACKEND_OFF)
+		if (v->backend != TALLY_BACKEND_OFF && v->pmu.extended_msrs)
 			l->ecx |= CPUID_EXT1_ECX_PERFCTREXTCORE;
 		break;
 	case CPUID_ADDR_SIZES:
@@ -195,7 +195,7 @@ static u32 hypercall_status(struct vcpu *v, u64 gpa)
 		.version = TALLY_ABI_VERSION,
 		.backend = v->backend,
 		.exact = vcpu_counts_exactly(v),
-		.counters = v->backend == TALLY_BACKEND_OFF ? 0 : PMU_COUNTERS,
+		.counters = v->backend == TALLY_BACKEND_OFF ? 0 : pmu_counters(&v->pmu),
 		.reprogram_pmc_on_nested_transition = v->pmu.reprogram_pmc_on_nested_transition,
 		.evtsel_writes = v->pmu.evtsel_writes,
 		.transitions = v->transitions,

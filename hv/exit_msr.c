@@ -226,6 +226,12 @@ static bool in_pmu_blocks(u32 msr)
 	return (msr & ~0x3ffu) == MSR_LEGACY_PERFEVTSEL(0) || (msr & ~3u) == MSR_PERF_GLOBAL_STATUS;
 }
 
+/* Of these, what the guest must not reach in the machine: if the model has it not, it is not there. */
+static bool model_only(u32 msr)
+{
+	return (msr & ~3u) == MSR_PERF_GLOBAL_STATUS || msr - MSR_PERFEVTSEL(0) < 2 * PMU_COUNTERS;
+}
+
 static u32 write_absent_pmu(struct vcpu *v, u32 msr, u64 value)
 {
 	u64 dropped;
@@ -238,7 +244,7 @@ static NOINLINE u32 read_pmu(struct vcpu *v, u32 msr)
 	u64 value;
 
 	if (pmu_rdmsr(&v->pmu, msr, &value))
-		return (msr & ~3u) == MSR_PERF_GLOBAL_STATUS ? INJECT_GP : read_other(v, msr);
+		return model_only(msr) ? INJECT_GP : read_other(v, msr);
 	set_gpr_pair(v, v->backend == TALLY_BACKEND_OFF ? 0 : value);
 	return ADVANCE;
 }
@@ -249,8 +255,7 @@ static NOINLINE u32 write_pmu(struct vcpu *v, u32 msr, u64 value)
 	if (unlikely(v->backend == TALLY_BACKEND_OFF) && (msr & ~3u) != MSR_PERF_GLOBAL_STATUS)
 		return write_absent_pmu(v, msr, value);
 	if (unlikely(pmu_wrmsr(&v->pmu, msr, value)))
-		return (msr & ~3u) == MSR_PERF_GLOBAL_STATUS ? INJECT_GP
-							     : write_other(v, msr, value);
+		return model_only(msr) ? INJECT_GP : write_other(v, msr, value);
 	if (!v->pmu.reprogram_pending)
 		return ADVANCE;
 	vcpu_skip(v);

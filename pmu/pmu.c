@@ -29,6 +29,7 @@ void pmu_init(struct pmu *pmu, struct pmu_hw *hw, enum svme0_rule rule)
 	pmu->hw = hw;
 	pmu->mode = PMU_MODE_SVME0;
 	pmu->has_v2 = false;
+	pmu->extended_msrs = 2 * PMU_COUNTERS;
 	pmu->global_ctl = ALL_COUNTERS;
 	pmu->global_status = 0;
 	pmu->filter.version = TALLY_FILTER_VERSION;
@@ -102,7 +103,7 @@ static void update_passing(struct pmu *pmu, unsigned int idx)
 	set_bit_to(&pmu->passing, idx, pmu_filter_passes(&pmu->filter, pmu->eventsel[idx]));
 }
 
-/* All that a counter needs to run, but its HostOnly and GuestOnly. */
+/* All that a counter needs to run, but the mode and the CPL. */
 static inline void update_enabled(struct pmu *pmu)
 {
 	pmu->enabled = pmu->en & pmu->open;
@@ -150,8 +151,6 @@ static void write_eventsel(struct pmu *pmu, unsigned int idx, u64 value)
 	if (!changed)
 		return;
 	pmu->eventsel[idx] = eventsel;
-	if (changed & pmu->looked_at)
-		update_selector(pmu, idx);
 	set_bit_to(&pmu->en, idx, eventsel & EVTSEL_EN);
 	update_enabled(pmu);
 	/* A counter without EN does not care for the rest: it is brought when EN comes back, which in
@@ -160,14 +159,16 @@ static void write_eventsel(struct pmu *pmu, unsigned int idx, u64 value)
 		   (eventsel & EVTSEL_EN) &&
 			   eventsel_hw_no_en(eventsel) != pmu->eventsel_hw_no_en[idx]);
 	pmu_mark(pmu, BIT(idx));
+	if (changed & pmu->looked_at)
+		update_selector(pmu, idx); /* last: nothing has to be kept for after it */
 }
 
 /* Which register of which counter an MSR is. */
-static int decode(u32 msr, unsigned int *idx, bool *is_ctr)
+static int decode(const struct pmu *pmu, u32 msr, unsigned int *idx, bool *is_ctr)
 {
 	u32 extended = msr - MSR_PERFEVTSEL(0), legacy = msr - MSR_LEGACY_PERFEVTSEL(0);
 
-	if (extended < 2 * PMU_COUNTERS) {
+	if (extended < pmu->extended_msrs) {
 		*idx = extended / 2;
 		*is_ctr = extended % 2;
 	} else if (legacy < 2 * PMU_LEGACY_COUNTERS) {
@@ -232,7 +233,7 @@ int pmu_rdmsr(struct pmu *pmu, u32 msr, u64 *value)
 	unsigned int idx;
 	bool is_ctr;
 
-	if (decode(msr, &idx, &is_ctr))
+	if (decode(pmu, msr, &idx, &is_ctr))
 		return read_global(pmu, msr, value);
 	*value = is_ctr ? read_ctr(pmu, idx) : pmu->eventsel[idx];
 	return 0;
@@ -243,7 +244,7 @@ int pmu_wrmsr(struct pmu *pmu, u32 msr, u64 value)
 	unsigned int idx;
 	bool is_ctr;
 
-	if (decode(msr, &idx, &is_ctr))
+	if (decode(pmu, msr, &idx, &is_ctr))
 		return write_global(pmu, msr, value);
 	if (is_ctr)
 		pmu->hw->write_ctr(pmu->hw, idx, value & PMU_COUNTER_MASK);
@@ -254,7 +255,7 @@ int pmu_wrmsr(struct pmu *pmu, u32 msr, u64 value)
 
 int pmu_rdpmc(struct pmu *pmu, u32 ecx, u64 *value)
 {
-	if (ecx >= PMU_COUNTERS)
+	if (ecx >= pmu_counters(pmu))
 		return -E_FAULT;
 	*value = read_ctr(pmu, ecx);
 	return 0;

@@ -69,7 +69,10 @@ struct pmu {
 	struct pmu_hw *hw;
 	enum pmu_mode mode; /* that the next VMRUN enters */
 	enum svme0_rule rule;
-	bool has_v2; /* PerfMonV2's global registers exist; the caller may set it after pmu_init() */
+	/* The caller may set one of them after pmu_init(): */
+	bool has_v2; /* PerfMonV2's global registers exist */
+	/* MSRs of the extended block; 0: no PerfCtrExtCore, only counters 0-3 at their legacy addresses */
+	u32 extended_msrs;
 
 	/* One bit per counter: whether it counts depends on the level. From HostOnly and GuestOnly
 	 * of the selector as written, changed by nothing but a selector write, and kept while
@@ -92,7 +95,7 @@ struct pmu {
 	bool user;	/* the next VMRUN enters at CPL > 0; kept only while somebody asks for it */
 	u64 en;		/* counters whose selector has EN, as the guest wrote it */
 	u64 open;	/* counters with their bit in global_ctl, whose event passes the filter */
-	u64 enabled;	/* both: what runs, but for the mode */
+	u64 enabled;	/* both: what runs, but for mode and CPL */
 	u64 enabled_hw; /* as the machine holds it */
 	/* Counters with EN whose selector in the machine differs in more than EN. */
 	u64 selectors_differ;
@@ -123,7 +126,13 @@ static_assert(PMU_IS_U64(reprogram_pmc_on_nested_transition) &&
  * their values. */
 void pmu_init(struct pmu *pmu, struct pmu_hw *hw, enum svme0_rule rule);
 
-/* PerfEvtSel and PerfCtr 0-5, the legacy aliases of 0-3, and with has_v2 the global registers;
+/* How many counters the guest has. */
+static inline unsigned int pmu_counters(const struct pmu *pmu)
+{
+	return pmu->extended_msrs ? PMU_COUNTERS : PMU_LEGACY_COUNTERS;
+}
+
+/* PerfEvtSel and PerfCtr 0-5 as far as extended_msrs goes, the legacy addresses of 0-3, and with has_v2 the global registers;
  * -E_NOENT for any other MSR. Reserved bits are dropped and never fault. A selector write reaches the machine with the next
  * pmu_commit(), a counter write at once. */
 int pmu_rdmsr(struct pmu *pmu, u32 msr, u64 *value);

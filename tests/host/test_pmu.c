@@ -372,6 +372,40 @@ TEST(pmu_host_guest_steps)
 	}
 }
 
+/* Without PerfCtrExtCore there are four pairs, at the legacy addresses, and nothing else. */
+TEST(pmu_legacy)
+{
+	struct pmu_recorder recorder = recorder_for(NULL);
+	struct pmu pmu;
+	u64 value = 77;
+
+	pmu_init(&pmu, &recorder.hw, SVME0_STOP);
+	pmu.extended_msrs = 0;
+	for (u32 msr = EXTENDED_SEL(0); msr <= EXTENDED_CTR(5); msr++) {
+		CHECK_EQ(pmu_rdmsr(&pmu, msr, &value), -E_NOENT);
+		CHECK_EQ(pmu_wrmsr(&pmu, msr, PLAIN), -E_NOENT);
+	}
+	for (u32 msr = NAIVE_STATUS; msr <= NAIVE_SET; msr++) {
+		CHECK_EQ(pmu_rdmsr(&pmu, msr, &value), -E_NOENT);
+		CHECK_EQ(pmu_wrmsr(&pmu, msr, 0), -E_NOENT);
+	}
+	CHECK_EQ(value, 77);
+	pmu_commit(&pmu);
+	CHECK_EQ(recorder.calls, 0);
+	for (u32 idx = 0; idx < 4; idx++) {
+		wrmsr(&pmu, LEGACY_SEL(idx), PLAIN + idx);
+		wrmsr(&pmu, LEGACY_CTR(idx), 1000 + idx);
+		CHECK_EQ(rdmsr(&pmu, LEGACY_SEL(idx)), PLAIN + idx);
+		CHECK_EQ(rdmsr(&pmu, LEGACY_CTR(idx)), 1000 + idx);
+	}
+	CHECK_EQ(pmu_rdmsr(&pmu, LEGACY_CTR(4), &value), -E_NOENT);
+	pmu_commit(&pmu);
+	CHECK_EQ(pmu.enabled_hw, 0xf);
+	for (u32 idx = 0; idx < 8; idx++)
+		CHECK_EQ(pmu_rdpmc(&pmu, idx, &value), idx < 4 ? 0 : -E_FAULT);
+	CHECK_EQ(value, 1003);
+}
+
 /* ---- PerfMonV2 ---- */
 
 TEST(pmu_global_absent)
