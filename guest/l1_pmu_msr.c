@@ -628,6 +628,92 @@ static void check_v2_user(const void *arg)
 	CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_CTL), ALL_COUNTERS);
 }
 
+/* ---- what is near the PMU, there or not as CPUID says ---- */
+
+static void check_irperf(const void *arg)
+{
+	const bool there = cpuid(CPUID_ADDR_SIZES).ebx & CPUID_8_EBX_IRPERF;
+	const u32 msr = MSR_IRPERF;
+	u64 msr_value[] = {msr, 1};
+
+	(void)arg;
+	if (platform.under_us)
+		CHECK(!there);
+	rdpmc_value = 0;
+	CHECK_EQ(try_call(do_rdmsr, &msr), there ? VEC_NONE : VEC_GP);
+	CHECK_EQ(try_call(write_msr, msr_value), there ? VEC_NONE : VEC_GP);
+	if (!there)
+		CHECK_EQ(rdpmc_value, 0);
+}
+
+static void l2_irperf(void)
+{
+	rdmsr(MSR_IRPERF);
+	vmmcall();
+}
+
+static void l2_freezes(void)
+{
+	wrmsr(MSR_DEBUGCTL, DEBUGCTL_FREEZE_PMC);
+	vmmcall();
+}
+
+/* An L2 whose L1 intercepts nothing gets no more. */
+static void check_near_l2(const void *arg)
+{
+	void (*const run[])(void) = {l2_irperf, l2_freezes};
+
+	(void)arg;
+	if (!platform.under_us) {
+		tap_skip("L1 may have them here");
+		return;
+	}
+	for (u32 i = 0; i < ARRAY_SIZE(run); i++) {
+		l2_reset((const void *)run[i]);
+		l2_intercept(INTERCEPT_EXCEPTION(VEC_GP));
+		CHECK_EQ(l2_run(), VMEXIT_EXCEPTION(VEC_GP));
+	}
+}
+
+/* Freezing on an overflow's interrupt is not offered: as on CPUs that do not have it, the bits are reserved. */
+static void check_freeze(const void *arg)
+{
+	const u64 was = rdmsr(MSR_DEBUGCTL), bits[] = {DEBUGCTL_FREEZE_LBR, DEBUGCTL_FREEZE_PMC};
+	const bool there = has_v2() && (cpuid(CPUID_PERFMON_V2).eax & BIT(2));
+
+	(void)arg;
+	if (platform.under_us)
+		CHECK(!there);
+	for (u32 i = 0; i < ARRAY_SIZE(bits); i++) {
+		u64 msr_value[] = {MSR_DEBUGCTL, was | bits[i]};
+
+		CHECK_EQ(try_call(write_msr, msr_value), there ? VEC_NONE : VEC_GP);
+		if (!there)
+			CHECK_EQ(rdmsr(MSR_DEBUGCTL), was);
+		msr_value[1] = was;
+		CHECK_EQ(try_call(write_msr, msr_value), VEC_NONE);
+	}
+}
+
+static void check_frequency(const void *arg)
+{
+	u64 mperf, aperf;
+
+	(void)arg;
+	if (!(cpuid(CPUID_POWER).ecx & CPUID_6_ECX_EFF_FREQ)) {
+		tap_skip("no APERF and MPERF (CPUID 6 ECX[0])");
+		return;
+	}
+	mperf = rdmsr(MSR_MPERF);
+	aperf = rdmsr(MSR_APERF);
+	CHECK(rdmsr(MSR_MPERF_READONLY) > 0);
+	CHECK(rdmsr(MSR_APERF_READONLY) > 0);
+	for (u32 i = 0; i < 100000; i++)
+		asm volatile("nop");
+	CHECK(rdmsr(MSR_MPERF) > mperf);
+	CHECK(rdmsr(MSR_APERF) > aperf);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(const void *);
@@ -656,6 +742,10 @@ static const struct {
 	{"PerfMonV2: overflow by an emulated instruction", check_v2_overflow_emulated},
 	{"PerfMonV2: STATUS_SET and STATUS_CLR", check_v2_set},
 	{"PerfMonV2: RDMSR and WRMSR at CPL 3", check_v2_user},
+	{"IRPERF", check_irperf},
+	{"DebugCtl: freezing", check_freeze},
+	{"IRPERF and freezing in L2", check_near_l2},
+	{"APERF and MPERF", check_frequency},
 };
 
 void guest_main(void)
@@ -665,6 +755,8 @@ void guest_main(void)
 		tap_skip_all("no AMD PMU (CPUID 8000_0001 ECX[23])");
 		return;
 	}
+	if (!svm_start())
+		return;
 	pmu_stop_all();
 	for (u32 i = 0; i < ARRAY_SIZE(cases); i++)
 		tap_run(cases[i].name, cases[i].run, NULL);

@@ -3,11 +3,8 @@
 #ifndef TALLY_HV_CPU_H
 #define TALLY_HV_CPU_H
 
+#include "hv/core/cpuid.h"
 #include "types.h"
-
-struct cpuid_leaf {
-	u32 eax, ebx, ecx, edx;
-};
 
 static ALWAYS_INLINE struct cpuid_leaf cpu_cpuid(u32 leaf, u32 subleaf)
 {

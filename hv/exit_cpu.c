@@ -30,42 +30,15 @@ static NOINLINE void cpuid_own(const struct vcpu *v, u32 leaf, struct cpuid_leaf
 	}
 }
 
-/* What is virtualized of the leaves that the CPU has. Leaves between the CPU's last one and PerfMonV2's read 0. */
-static void cpuid_extended(const struct vcpu *v, u32 leaf, struct cpuid_leaf *l)
-{
-	if (leaf > v->cpuid_ext_max)
-		*l = (struct cpuid_leaf){0};
-	switch (leaf) {
-	case CPUID_EXT_MAX:
-		if (v->pmu.has_v2 && l->eax < CPUID_PERFMON_V2)
-			l->eax = CPUID_PERFMON_V2;
-		break;
-	case CPUID_EXT_FEATURES:
-		l->ecx &= ~(u32)(CPUID_EXT1_ECX_SKINIT | CPUID_EXT1_ECX_PERFCTREXTCORE |
-				 CPUID_EXT1_ECX_PERFCTREXTNB | CPUID_EXT1_ECX_PERFCTREXTL2I);
-		if (v->backend != TALLY_BACKEND_OFF && v->pmu.extended_msrs)
-			l->ecx |= CPUID_EXT1_ECX_PERFCTREXTCORE;
-		break;
-	case CPUID_ADDR_SIZES:
-		l->ebx |= (u32)CPUID_8_EBX_NO_LMSLE;
-		break;
-	case CPUID_SVM:
-		l->ecx = 0;
-		l->edx = v->features;
-		break;
-	case CPUID_PERFMON_V2:
-		*l = (struct cpuid_leaf){0};
-		if (v->pmu.has_v2)
-			*l = (struct cpuid_leaf){.eax = CPUID_22_EAX_PERFMON_V2,
-						 .ebx = PMU_COUNTERS};
-		break;
-	}
-}
-
 static NOINLINE u32 exit_cpuid_other(struct vcpu *v)
 {
 	struct vmcb_save *s = &v->vmcb->save;
 	u32 leaf = (u32)s->rax;
+	struct cpuid_view view = {.ext_max = v->cpuid_ext_max,
+				  .svm = v->features,
+				  .core_extra =
+					  v->backend != TALLY_BACKEND_OFF && v->pmu.extended_msrs,
+				  .perfmon_v2 = v->pmu.has_v2};
 	struct cpuid_leaf l;
 
 	if (leaf >= CPUID_HYPERVISOR && leaf <= CPUID_HYPERVISOR_LAST) {
@@ -73,7 +46,7 @@ static NOINLINE u32 exit_cpuid_other(struct vcpu *v)
 	} else {
 		l = cpu_cpuid(leaf, (u32)v->gpr[GPR_RCX]);
 		if (leaf >= CPUID_EXT_MAX)
-			cpuid_extended(v, leaf, &l);
+			cpuid_extended(&view, leaf, &l);
 	}
 	s->rax = l.eax;
 	v->gpr[GPR_RBX] = l.ebx;

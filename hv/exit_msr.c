@@ -157,6 +157,15 @@ static NOINLINE u32 read_other(struct vcpu *v, u32 msr)
 	case MSR_PAT:
 		value = pat_owner(v)->g_pat;
 		break;
+	case MSR_IRPERF:
+		return INJECT_GP;
+	case MSR_MPERF:
+	case MSR_MPERF_READONLY: /* an exit of L2's only; L0 reads it without L1's TSC_RATIO */
+		if (!cpu_rdmsr_safe(msr, &value))
+			return INJECT_GP;
+		if (vcpu_in_l2(v) && (v->features & SVM_TSC_RATE))
+			value = tsc_ratio_scale(value, v->tsc_ratio);
+		break;
 	case MSR_SVM_KEY:
 		value = 0; /* write-only, reads 0 (APM2 §15.31) */
 		break;
@@ -206,7 +215,11 @@ static NOINLINE u32 write_other(struct vcpu *v, u32 msr, u64 value)
 		if (v->cpu_features & SVM_TSC_RATE)
 			return write_tsc_ratio(v, value);
 		break;
+	case MSR_IRPERF:
+		return INJECT_GP;
 	case MSR_DEBUGCTL:
+		if (!debugctl_valid(value))
+			return INJECT_GP;
 		if (v->cpu_features & SVM_LBR_VIRT)
 			return write_debugctl(v, value);
 		break;

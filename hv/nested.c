@@ -36,6 +36,7 @@ static void init_msrpms(const struct vcpu *v)
 				   MSR_VM_HSAVE_PA,
 				   MSR_SVM_KEY,
 				   MSR_PAT,
+				   MSR_IRPERF,
 				   MSR_PERF_GLOBAL_STATUS,
 				   MSR_PERF_GLOBAL_CTL,
 				   MSR_PERF_GLOBAL_STATUS_CLR,
@@ -46,8 +47,7 @@ static void init_msrpms(const struct vcpu *v)
 	msrpm_set((u8 *)msrpm01, MSR_APIC_BASE, false, true);
 	if (v->cpu_features & SVM_TSC_RATE)
 		msrpm_set((u8 *)msrpm01, MSR_TSC_RATIO, true, true);
-	if (v->cpu_features & SVM_LBR_VIRT)
-		msrpm_set((u8 *)msrpm01, MSR_DEBUGCTL, false, true);
+	msrpm_set((u8 *)msrpm01, MSR_DEBUGCTL, false, true);
 	for (u64 i = 0; i < MSRPM_BYTES / 8; i++)
 		msrpm02[i] = ~0ull;
 }

@@ -11,6 +11,9 @@
 #define CPUID_1_ECX_OSXSAVE BIT(27)
 #define CPUID_1_ECX_HYPERVISOR BIT(31)
 
+#define CPUID_POWER 0x6u
+#define CPUID_6_ECX_EFF_FREQ BIT(0) /* APERF and MPERF */
+
 #define CPUID_7_ECX_OSPKE BIT(4)
 
 #define CPUID_HYPERVISOR 0x40000000u /* 4000_0000..4000_00FF are software's, APM3 E.3.10 */
@@ -28,9 +31,12 @@
 #define CPUID_EXT1_EDX_PAGE1GB BIT(26)
 #define CPUID_EXT1_EDX_LM BIT(29)
 #define CPUID_ADDR_SIZES 0x80000008u
+#define CPUID_8_EBX_IRPERF BIT(1)
 #define CPUID_8_EBX_NO_LMSLE BIT(20) /* EFER.LMSLE is not supported */
 #define CPUID_SVM 0x8000000au
-#define CPUID_PERFMON_V2 0x80000022u /* EBX[3:0]: number of core counters */
+#define CPUID_EXT_FEATURES_2 0x80000021u
+#define CPUID_21_EAX_PRECISE_RETIRE BIT(12) /* PerfEvtSel2 has PREC_RET, bit 43 */
+#define CPUID_PERFMON_V2 0x80000022u	    /* EBX[3:0]: number of core counters */
 #define CPUID_22_EAX_PERFMON_V2 BIT(0)
 
 /* 8000_000A EDX */

@@ -7,6 +7,8 @@
 
 #define MSR_TSC 0x10u
 #define MSR_APIC_BASE 0x1bu
+#define MSR_MPERF 0xe7u
+#define MSR_APERF 0xe8u
 #define MSR_MTRRCAP 0xfeu
 #define MSR_SYSENTER_CS 0x174u
 #define MSR_SYSENTER_ESP 0x175u
@@ -25,6 +27,9 @@
 #define MSR_LSTAR 0xc0000082u
 #define MSR_CSTAR 0xc0000083u
 #define MSR_SFMASK 0xc0000084u
+#define MSR_MPERF_READONLY 0xc00000e7u
+#define MSR_APERF_READONLY 0xc00000e8u
+#define MSR_IRPERF 0xc00000e9u
 #define MSR_FS_BASE 0xc0000100u
 #define MSR_GS_BASE 0xc0000101u
 #define MSR_KERNEL_GS_BASE 0xc0000102u
@@ -50,6 +55,8 @@
 
 #define DEBUGCTL_LBR BIT(0)
 #define DEBUGCTL_BTF BIT(1)
+#define DEBUGCTL_FREEZE_LBR BIT(11) /* on a PMC interrupt; with CPUID 8000_0022 EAX[2] */
+#define DEBUGCTL_FREEZE_PMC BIT(12)
 
 #define PAT_RESET 0x0007040600070406ull
 
