@@ -15,6 +15,7 @@
  *   WRMSR to a selector          pmu_wrmsr, retire, pmu_commit
  *                                in the old state: counting starts or stops when the WRMSR
  *                                completes (§13.2.3)
+ *   VMMCALL with a new filter    pmu_set_filter, pmu_commit, retire: by the new filter
  *   WRMSR to a counter           pmu_wrmsr, retire: counted on top of the new value
  *   RDMSR of a counter, RDPMC    pmu_rdmsr or pmu_rdpmc, retire: not in the value read
  *   WRMSR EFER with a new SVME   pmu_svme_toggle, pmu_commit, retire: in the new state
