@@ -18,11 +18,19 @@ static const struct choice log_choices[] = {{"ring", LOG_RING},
 					    {NULL, 0}};
 static const struct choice svme0_choices[] = {
 	{"stop", SVME0_STOP}, {"count", SVME0_COUNT}, {NULL, 0}};
-static const struct choice pmu_choices[] = {{"auto", PMU_AUTO},
-					    {"guest-only", PMU_GUEST_ONLY},
-					    {"clock", PMU_CLOCK},
-					    {"off", PMU_OFF},
-					    {NULL, 0}};
+static const struct choice pmu_choices[] = {
+	{"auto", PMU_AUTO},	    {"guest-only", PMU_GUEST_ONLY},
+	{"switched", PMU_SWITCHED}, {"clock", PMU_CLOCK},
+	{"off", PMU_OFF},	    {NULL, 0}};
+static const struct choice pmu_flaw_choices[] = {{"none", PMU_FLAW_NONE},
+						 {"no-host-guest", PMU_FLAW_NO_HOST_GUEST},
+						 {"lose-bits", PMU_FLAW_LOSE_BITS},
+						 {"drop-writes", PMU_FLAW_DROP_WRITES},
+						 {"four-counters", PMU_FLAW_FOUR_COUNTERS},
+						 {"fixed-counters", PMU_FLAW_FIXED_COUNTERS},
+						 {"fixed-control", PMU_FLAW_FIXED_CONTROL},
+						 {"uneven", PMU_FLAW_UNEVEN},
+						 {NULL, 0}};
 static const struct choice version_choices[] = {{"auto", PMU_VERSION_AUTO},
 						{"legacy", PMU_VERSION_LEGACY},
 						{"core", PMU_VERSION_CORE},
@@ -179,6 +187,7 @@ static void setting(struct parser *p, struct boot_config *config, unsigned int l
 		{"svme0", svme0_choices, &config->core.svme0},
 		{"pmu", pmu_choices, &config->core.pmu},
 		{"pmu.version", version_choices, &config->core.pmu_version},
+		{"pmu.flaw", pmu_flaw_choices, &config->core.pmu_flaw},
 		{"smp", smp_choices, &smp},
 	};
 	size_t key_bytes = 0, value_bytes;
@@ -234,7 +243,8 @@ static void setting(struct parser *p, struct boot_config *config, unsigned int l
 	begin(p, line);
 	put_text(p, "unknown key '");
 	put(p, s, key_bytes < 24 ? key_bytes : 24);
-	put_text(p, "', ignored; known: log svme0 pmu pmu.version filter smp features next");
+	put_text(p,
+		 "', ignored; known: log svme0 pmu pmu.version pmu.flaw filter smp features next");
 	end(p);
 }
 

@@ -86,7 +86,7 @@ static void read_load_options(EFI_LOADED_IMAGE *self)
 
 static void banner(void)
 {
-	static const CHAR16 *const backends[] = {L"off", L"guest-only", L"clock"};
+	static const CHAR16 *const backends[] = {L"off", L"guest-only", L"clock", L"switched"};
 	u32 eax = TALLY_CPUID_STATUS, ebx, ecx = 0, edx;
 	u32 name[13] = {0};
 
@@ -97,7 +97,7 @@ static void banner(void)
 			     : "a"(0x80000002u + (u32)i), "c"(0));
 	asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
 	Print(L"Tallyvisor %a on %a: PMU backend %s, svme0=%s", TALLY_VERSION, (char *)name,
-	      backends[ebx < 3 ? ebx : 0], ecx & 2 ? L"count" : L"stop");
+	      backends[ebx < ARRAY_SIZE(backends) ? ebx : 0], ecx & 2 ? L"count" : L"stop");
 	if (ebx == TALLY_BACKEND_CLOCK && (ecx & 1))
 		Print(L", exact: %d TSC tick(s) per instruction", 1 << edx);
 	else if (ebx == TALLY_BACKEND_CLOCK)

@@ -97,6 +97,8 @@ static const char *backend_name(void)
 		return "guest-only";
 	case TALLY_BACKEND_CLOCK:
 		return "clock";
+	case TALLY_BACKEND_SWITCHED:
+		return "switched";
 	default:
 		return "off";
 	}

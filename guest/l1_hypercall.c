@@ -74,7 +74,7 @@ static void check_cpuid(const void *arg)
 	CHECK_EQ(top.ecx, TALLY_CPUID_ECX);
 	CHECK_EQ(top.edx, TALLY_CPUID_EDX);
 	CHECK_EQ(own.eax, TALLY_ABI_VERSION);
-	CHECK(own.ebx <= TALLY_BACKEND_CLOCK);
+	CHECK(own.ebx <= TALLY_BACKEND_SWITCHED);
 	CHECK_EQ(own.ecx & ~0x00ffff03u, 0);
 	CHECK(TALLY_STATUS_DEPTH(own.ecx) >= 1);
 	if (TALLY_STATUS_DEPTH(own.ecx) == 1)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Chooses the PMU's backend at boot, by trying: the machine's own counters if they honour GuestOnly, else the TSC as a
- * clock. The trials run a guest of a known number of instructions through the same path as every other guest.
+ * Chooses the PMU's backend at boot, by trying: the machine's own counters if they honour GuestOnly, or else if they count
+ * L0's own part the same each time, else the TSC as a clock. The trials run a guest of a known number of instructions through the same path as every other guest.
  */
 #include "hv/cpu.h"
 #include "hv/log.h"
@@ -26,7 +26,7 @@ static u64 run_stub_to_exit(struct vcpu *v, const u8 *stub)
 {
 	stub_vmcb.save.rip = (u64)(uintptr_t)stub;
 	stub_vmcb.control.event_inj = 0;
-	vmrun_probe(v);
+	vmrun_probe(v, vmrun_loop);
 	return stub_vmcb.control.exit_code;
 }
 
@@ -63,6 +63,20 @@ static u64 probe_swint(struct vcpu *v)
 	return v->clock.now;
 }
 
+static void set_stub_cpl(u8 cpl)
+{
+	struct vmcb_save *s = &stub_vmcb.save;
+	u16 dpl = (u16)(cpl << SEG_ATTR_DPL_SHIFT);
+
+	s->cs = (struct vmcb_seg){(u16)(0x08 | cpl),
+				  dpl | SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_L | SEG_ATTR_G | 0xb,
+				  0xffffffff, 0};
+	s->ss = (struct vmcb_seg){(u16)(0x10 | cpl),
+				  dpl | SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_DB | SEG_ATTR_G | 3,
+				  0xffffffff, 0};
+	s->cpl = cpl;
+}
+
 static void begin_stubs(struct vcpu *v)
 {
 	struct vmcb_control *c = &stub_vmcb.control;
@@ -71,16 +85,13 @@ static void begin_stubs(struct vcpu *v)
 	vmcb_set_intercept(c, INTERCEPT(VMRUN));
 	vmcb_set_intercept(c, INTERCEPT(VMMCALL));
 	vmcb_set_intercept(c, INTERCEPT(SHUTDOWN));
+	vmcb_set_intercept(c, INTERCEPT_EXCEPTION(VEC_PF)); /* at CPL 3 the stubs are none */
 	c->int_ctl = (u32)V_INTR_MASKING; /* and L0's IF is 0: nothing comes in between */
 	vmcb_set_intercept(c, INTERCEPT(NMI));
 	c->asid = ASID_L1;
 	*s = v->vmcb01->save;
-	s->cs = (struct vmcb_seg){0x08, SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_L | SEG_ATTR_G | 0xb,
-				  0xffffffff, 0};
-	s->ss = (struct vmcb_seg){0x10, SEG_ATTR_P | SEG_ATTR_S | SEG_ATTR_DB | SEG_ATTR_G | 3,
-				  0xffffffff, 0};
+	set_stub_cpl(0);
 	s->ds = s->es = s->ss;
-	s->cpl = 0;
 	s->cr3 = cpu_read_cr3();
 	s->cr4 = cpu_read_cr4();
 	s->cr0 = cpu_read_cr0();
@@ -144,20 +155,60 @@ static u64 count_stub(struct vcpu *v, const u8 *stub, u32 event)
 	return cpu_rdmsr(MSR_PERFCTR(0));
 }
 
-/* NULL if the machine's PMU can be left to the guests, else why not. */
-static const char *probe_guest_only(struct vcpu *v, struct pmu_vmrun_ticks *tick)
+/* A selector that counts nothing keeps `value`, as far as `mask` goes. */
+static bool evtsel_keeps(unsigned int n, u64 value, u64 mask, u64 *read)
 {
-	const u64 wanted = EVENT_RETIRED_INSTRUCTIONS | EVTSEL_USR | EVTSEL_OS | EVTSEL_GUESTONLY;
-	u64 value, instructions, branches, far_transfers;
+	cpu_wrmsr(MSR_PERFEVTSEL(n), value & mask);
+	*read = cpu_rdmsr(MSR_PERFEVTSEL(n));
+	cpu_wrmsr(MSR_PERFEVTSEL(n), 0);
+	return (*read & mask) == (value & mask);
+}
+
+static bool ctr_keeps(unsigned int n, u64 value)
+{
+	cpu_wrmsr(MSR_PERFCTR(n), value);
+	return cpu_rdmsr(MSR_PERFCTR(n)) == value;
+}
+
+/* NULL if the machine has the six selectors and counters that the guests are to have, else why not. */
+static const char *probe_counters(void)
+{
+	const u64 bits = EVTSEL_WRITABLE & ~(EVTSEL_EN | EVTSEL_INT | EVTSEL_HOST_GUEST);
+	const u64 patterns[] = {0x5555555555555555, 0xaaaaaaaaaaaaaaaa};
+	u64 value;
 
 	if (!(cpu_cpuid(CPUID_EXT_FEATURES, 0).ecx & CPUID_EXT1_ECX_PERFCTREXTCORE))
 		return "CPUID shows no core performance counters";
-	if (!cpu_wrmsr_safe(MSR_PERFEVTSEL(0), wanted) ||
-	    !cpu_rdmsr_safe(MSR_PERFEVTSEL(0), &value))
-		return "the performance counter MSRs fault";
-	cpu_wrmsr(MSR_PERFEVTSEL(0), 0);
-	if (value != wanted)
-		return "the selectors do not keep GuestOnly";
+	for (unsigned int n = 0; n < PMU_COUNTERS; n++) {
+		if (!cpu_wrmsr_safe(MSR_PERFEVTSEL(n), 0) ||
+		    !cpu_rdmsr_safe(MSR_PERFEVTSEL(n), &value) ||
+		    !cpu_rdmsr_safe(MSR_PERFCTR(n), &value) || !cpu_wrmsr_safe(MSR_PERFCTR(n), 0))
+			return "the performance counter MSRs fault";
+		for (unsigned int i = 0; i < ARRAY_SIZE(patterns); i++) {
+			if (evtsel_keeps(n, patterns[i], bits, &value))
+				continue;
+			log_info("event=pmu_probe selector=%u wrote=%lx read=%lx", n,
+				 patterns[i] & bits, value);
+			if (value)
+				return "the selectors lose bits";
+			return n ? "there are fewer than six counters"
+				 : "the selectors drop what is written to them";
+		}
+	}
+	return NULL;
+}
+
+/* NULL if the machine's PMU can be left to the guests, else why not. */
+static const char *probe_guest_only(struct vcpu *v, struct pmu_vmrun_ticks *tick)
+{
+	u64 value, instructions, branches, far_transfers;
+
+	for (unsigned int n = 0; n < PMU_COUNTERS; n++) {
+		if (!evtsel_keeps(n, EVTSEL_GUESTONLY, EVTSEL_GUESTONLY, &value))
+			return "the selectors do not keep GuestOnly";
+		if (!ctr_keeps(n, 0x555555555555) || !ctr_keeps(n, 0xaaaaaaaaaaaa))
+			return "the counters drop what is written to them";
+	}
 	instructions = count_stub(v, stub_1000, EVENT_RETIRED_INSTRUCTIONS);
 	branches = count_stub(v, stub_1000, EVENT_RETIRED_BRANCHES);
 	far_transfers = count_stub(v, stub_1000, EVENT_RETIRED_FAR_TRANSFERS);
@@ -170,6 +221,128 @@ static const char *probe_guest_only(struct vcpu *v, struct pmu_vmrun_ticks *tick
 	return NULL;
 }
 
+static u64 switched_rdmsr(struct pmu_switched *backend, u32 msr)
+{
+	(void)backend;
+	return cpu_rdmsr(msr);
+}
+
+static void switched_wrmsr(struct pmu_switched *backend, u32 msr, u64 value)
+{
+	(void)backend;
+	cpu_wrmsr(msr, value);
+}
+
+#define EXACT_ROUNDS 16
+static const u32 switched_events[PMU_SWITCHED_EVENTS] = {
+	EVENT_RETIRED_INSTRUCTIONS, EVENT_RETIRED_BRANCHES, EVENT_RETIRED_FAR_TRANSFERS};
+
+/*
+ * What `running` counters with the same selector show of a stub at that CPL, by the run loop of `switched`: the least and
+ * the most of them, less the overhead as far as it is known.
+ */
+struct range_of_counts {
+	u64 least, most;
+};
+
+static struct range_of_counts count_switched(struct vcpu *v, const u8 *stub, u8 cpl, u64 eventsel,
+					     unsigned int running)
+{
+	struct pmu_hw *hw = &v->switched.hw;
+	struct range_of_counts range = {~0ull, 0};
+
+	for (unsigned int n = 0; n < running; n++) {
+		hw->write_ctr(hw, n, 0);
+		hw->write_evtsel(hw, n, eventsel | EVTSEL_EN);
+	}
+	set_stub_cpl(cpl);
+	stub_vmcb.save.rip = (u64)(uintptr_t)stub;
+	vmrun_probe(v, vmrun_loop_switched);
+	ASSERT(stub_vmcb.control.exit_code ==
+	       (cpl ? VMEXIT_EXCEPTION(VEC_PF) : (u64)VMEXIT_VMMCALL));
+	for (unsigned int n = 0; n < running; n++) {
+		u64 count = hw->read_ctr(hw, n);
+
+		range.least = count < range.least ? count : range.least;
+		range.most = count > range.most ? count : range.most;
+		hw->write_evtsel(hw, n, 0);
+	}
+	set_stub_cpl(0);
+	return range;
+}
+
+/* L0's own part in a count, and whether it is always the same. */
+static bool probe_overhead(struct vcpu *v, struct pmu_switched_overhead *overhead,
+			   unsigned int event, unsigned int filter, u8 cpl, unsigned int writes)
+{
+	u64 eventsel = switched_events[event] | filter * EVTSEL_USR;
+	unsigned int running = v->switched.global ? PMU_COUNTERS : writes;
+	struct range_of_counts all = count_switched(v, stub_0, cpl, eventsel, running);
+
+	for (unsigned int i = 1; i < EXACT_ROUNDS; i++) {
+		struct range_of_counts now = count_switched(v, stub_0, cpl, eventsel, running);
+
+		all.least = now.least < all.least ? now.least : all.least;
+		all.most = now.most > all.most ? now.most : all.most;
+	}
+	overhead->at[event][filter][cpl != 0][writes - 1] = (u32)all.least;
+	return all.least == all.most;
+}
+
+static bool switched_counts(struct vcpu *v, const u8 *stub, u64 instructions, unsigned int running)
+{
+	const u64 eventsel = EVENT_RETIRED_INSTRUCTIONS | EVTSEL_USR | EVTSEL_OS;
+	struct range_of_counts now = count_switched(v, stub, 0, eventsel, running);
+
+	return now.least == instructions && now.most == instructions;
+}
+
+/*
+ * NULL if the machine's PMU can be stopped and started around the guest, else why not. v->switched is ready to use then;
+ * `exact` tells whether L0's own part in a count is always the same. If not, the least of it is taken off.
+ */
+static const char *probe_switched(struct vcpu *v, bool global, bool *exact)
+{
+	const u64 eventsel = EVENT_RETIRED_INSTRUCTIONS | EVTSEL_USR | EVTSEL_OS;
+	static struct pmu_switched_overhead overhead;
+	struct range_of_counts thousand;
+
+	pmu_switched_init(&v->switched, global, switched_rdmsr, switched_wrmsr);
+	*exact = true;
+	for (unsigned int event = 0; event < PMU_SWITCHED_EVENTS; event++)
+		for (unsigned int filter = 1; filter < 4; filter++)
+			for (u8 cpl = 0; cpl < 4; cpl += 3)
+				for (unsigned int n = 1; n <= (global ? 1 : PMU_COUNTERS); n++)
+					*exact &=
+						probe_overhead(v, &overhead, event, filter, cpl, n);
+	v->switched.overhead = overhead;
+
+	for (unsigned int i = 0; i < EXACT_ROUNDS; i++)
+		for (unsigned int n = 1; n <= PMU_COUNTERS; n += PMU_COUNTERS - 1)
+			*exact &= switched_counts(v, stub_0, 0, n) &&
+				  switched_counts(v, stub_1, 1, n) &&
+				  switched_counts(v, stub_100, 100, n) &&
+				  switched_counts(v, stub_1000, 1000, n);
+	thousand = count_switched(v, stub_1000, 0, eventsel, PMU_COUNTERS);
+	if (thousand.least >= 1000 && thousand.most < 2000)
+		return NULL;
+	log_info("event=pmu_probe switch=%s least=%lu most=%lu",
+		 global ? "global-ctl" : "selectors", thousand.least, thousand.most);
+	return "a guest of 1000 instructions is not counted as about that";
+}
+
+/* With all selectors 0. */
+static bool global_ctl_works(void)
+{
+	const u64 all = BITS(PMU_COUNTERS - 1, 0);
+	u64 read;
+
+	cpu_wrmsr(MSR_PERF_GLOBAL_CTL, 0);
+	read = cpu_rdmsr(MSR_PERF_GLOBAL_CTL);
+	cpu_wrmsr(MSR_PERF_GLOBAL_CTL, all);
+	return !(read & all) && (cpu_rdmsr(MSR_PERF_GLOBAL_CTL) & all) == all;
+}
+
 static bool machine_has_v2(void)
 {
 	return cpu_cpuid(CPUID_EXT_MAX, 0).eax >= CPUID_PERFMON_V2 &&
@@ -179,6 +352,7 @@ static bool machine_has_v2(void)
 static void use_guest_only(struct vcpu *v, struct pmu_vmrun_ticks tick, enum svme0_rule rule)
 {
 	v->backend = TALLY_BACKEND_GUEST_ONLY;
+	v->hardware_pmu = true;
 	pmu_guest_only_init(&v->guest_only, tick, msr_read, msr_write);
 	for (unsigned int n = 0; n < PMU_COUNTERS; n++)
 		cpu_wrmsr(MSR_PERFEVTSEL(n), 0);
@@ -191,6 +365,27 @@ static void use_guest_only(struct vcpu *v, struct pmu_vmrun_ticks tick, enum svm
 	log_info("event=pmu backend=guest-only tick_instructions=%u tick_branches=%u "
 		 "tick_far_transfers=%u",
 		 tick.instructions, tick.branches, tick.far_transfers);
+}
+
+static void use_switched(struct vcpu *v, bool exact, enum svme0_rule rule, const char *why)
+{
+	const struct pmu_switched_overhead *overhead = &v->switched.overhead;
+	unsigned int both = PMU_SWITCHED_FILTER(EVTSEL_USR | EVTSEL_OS);
+
+	v->backend = TALLY_BACKEND_SWITCHED;
+	v->hardware_pmu = true;
+	v->switched_exact = exact;
+	pmu_init(&v->pmu, &v->switched.hw, rule);
+	v->pmu.has_v2 = true;
+	nested_intercept_pmu(true);
+	vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), true);
+	vcpu_reset_intercepts(v);
+	log_info("event=pmu backend=switched exact=%u switch=%s overhead_instructions=%u "
+		 "overhead_branches=%u overhead_far_transfers=%u why=\"%s\"",
+		 exact, v->switched.global ? "global-ctl" : "selectors",
+		 overhead->at[PMU_SWITCHED_INSTRUCTIONS][both][0][0],
+		 overhead->at[PMU_SWITCHED_BRANCHES][both][0][0],
+		 overhead->at[PMU_SWITCHED_FAR_TRANSFERS][both][0][0], why);
 }
 
 static void use_clock(struct vcpu *v, int shift, enum svme0_rule rule, const char *why)
@@ -211,6 +406,51 @@ static void use_clock(struct vcpu *v, int shift, enum svme0_rule rule, const cha
 		log_warn("event=pmu backend=clock exact=0 why=\"%s\" note=\"no exact clock: TSC "
 			 "ticks are counted\"",
 			 why);
+}
+
+static const char *const choice_names[] = {
+	[PMU_GUEST_ONLY] = "guest-only",
+	[PMU_SWITCHED] = "switched",
+};
+
+/* The machine's counters, if they will do. */
+static void choose_backend(struct vcpu *v, u32 configured, int shift, enum svme0_rule rule)
+{
+	const char *why = "configured", *guest_only, *switched = NULL;
+	struct pmu_vmrun_ticks tick = {0};
+	bool exact = false, global;
+
+	if (configured == PMU_CLOCK) {
+		end_stubs(v);
+		use_clock(v, shift, rule, why);
+		return;
+	}
+	guest_only = switched = probe_counters();
+	global = !switched && machine_has_v2() && global_ctl_works();
+	if (!guest_only)
+		guest_only = probe_guest_only(v, &tick);
+	if (!switched && (guest_only || configured == PMU_SWITCHED)) {
+		switched = probe_switched(v, global, &exact);
+		if (switched && global) {
+			cpu_wrmsr(MSR_PERF_GLOBAL_CTL, BITS(PMU_COUNTERS - 1, 0));
+			switched = probe_switched(v, false, &exact);
+		}
+	}
+	end_stubs(v);
+
+	if ((configured == PMU_GUEST_ONLY && guest_only) ||
+	    (configured == PMU_SWITCHED && switched))
+		log_warn("event=pmu note=\"pmu=%s is not possible here\" why=\"%s\"",
+			 choice_names[configured],
+			 configured == PMU_SWITCHED ? switched : guest_only);
+	if (configured != PMU_SWITCHED || switched)
+		why = guest_only;
+	if (!guest_only && (configured != PMU_SWITCHED || switched))
+		use_guest_only(v, tick, rule);
+	else if (!switched && (exact || shift < 0 || configured == PMU_SWITCHED))
+		use_switched(v, exact, rule, why);
+	else
+		use_clock(v, shift, rule, switched ? switched : "L0's own part in a count varies");
 }
 
 /* What the guests see of what the backend has. */
@@ -236,8 +476,6 @@ static void choose_version(struct vcpu *v, u32 version)
 void backend_init(struct vcpu *v, const struct config *config)
 {
 	enum svme0_rule rule = config->svme0 == SVME0_COUNT ? SVME0_COUNT : SVME0_STOP;
-	const char *why = "configured";
-	struct pmu_vmrun_ticks tick;
 	int shift;
 
 	ASSERT(!pmu_clock_init(&v->clock, false, 0)); /* with pmu=off nobody starts it */
@@ -247,6 +485,7 @@ void backend_init(struct vcpu *v, const struct config *config)
 	if (config->pmu == PMU_OFF) {
 		end_stubs(v);
 		v->backend = TALLY_BACKEND_OFF;
+		v->pmu_odd = true;
 		nested_intercept_pmu(true);
 		vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), true);
 		vcpu_reset_intercepts(v);
@@ -259,21 +498,21 @@ void backend_init(struct vcpu *v, const struct config *config)
 		v->clock_overhead = 0;
 	else
 		v->track.swint_ticks = probe_swint(v);
-	if (config->pmu != PMU_CLOCK)
-		why = probe_guest_only(v, &tick);
-	end_stubs(v);
-	if (config->pmu == PMU_GUEST_ONLY && why)
-		log_warn("event=pmu note=\"pmu=guest-only is not possible here\" why=\"%s\"", why);
-	if (!why)
-		use_guest_only(v, tick, rule);
-	else
-		use_clock(v, shift, rule, why);
+	choose_backend(v, config->pmu, shift, rule);
 	choose_version(v, config->pmu_version);
 	ASSERT(!pmu_filter_check(&config->filter));
 	pmu_set_filter(&v->pmu, &config->filter);
 	if (config->filter.action != TALLY_FILTER_OFF)
 		log_info("event=filter action=%u entries=%u", config->filter.action,
 			 config->filter.count);
+	if (config->pmu_flaw) {
+		v->pmu_flaw = config->pmu_flaw;
+		v->pmu_odd = true;
+		log_warn("event=pmu_flaw flaw=%u note=\"for tests: the PMU that L1 gets is not as "
+			 "it "
+			 "should be\"",
+			 v->pmu_flaw);
+	}
 }
 
 /* Not by vcpu_reset_intercepts(): L0 may have others set in the VMCB that runs, for one instruction. */

@@ -289,15 +289,15 @@ static u32 exit_unknown(struct vcpu *v)
 	vcpu_shutdown(v, "unexpected-exit");
 }
 
-static ALWAYS_INLINE void apply(struct vcpu *v, u32 verdict, bool guest_only)
+static ALWAYS_INLINE void apply(struct vcpu *v, u32 verdict, bool hardware_pmu)
 {
 	if (likely(verdict == ADVANCE)) {
 		struct vmcb *vmcb = v->vmcb;
 
 		vmcb->save.rip = v->next_rip;
 		vmcb->control.int_state &= ~INTERRUPT_SHADOW;
-		if (guest_only)
-			pmu_guest_only_retire(&v->guest_only, vmcb->save.cpl);
+		if (hardware_pmu)
+			vcpu_retire_hardware(v);
 		else
 			pmu_clock_retire(&v->clock);
 		if (unlikely(vmcb->save.rflags & (RFLAGS_TF | RFLAGS_RF)))
@@ -310,6 +310,8 @@ static ALWAYS_INLINE void apply(struct vcpu *v, u32 verdict, bool guest_only)
 /* Before VMRUN: the hardware's own VMRUN tick against the instructions that L0 emulated. */
 static ALWAYS_INLINE void settle_ticks(struct vcpu *v)
 {
+	if (unlikely(v->backend != TALLY_BACKEND_GUEST_ONLY))
+		return;
 	pmu_guest_only_entry(&v->guest_only, v->vmcb->save.cpl);
 	if (unlikely(v->counters_hidden != (v->guest_only.ahead != 0)))
 		backend_hide_counters(v, v->guest_only.ahead);
@@ -367,7 +369,7 @@ static NOINLINE void prepare(struct vcpu *v)
 void vcpu_exit_special(struct vcpu *v)
 {
 	u64 code = v->vmcb->control.exit_code;
-	bool guest_only = v->backend == TALLY_BACKEND_GUEST_ONLY;
+	bool hardware_pmu = v->hardware_pmu;
 
 	record(v, code, v->vmcb->save.rip);
 	if (unlikely(v->special & (SPECIAL_TRACK | SPECIAL_SOFT_EVENT)))
@@ -386,10 +388,10 @@ void vcpu_exit_special(struct vcpu *v)
 	else if (vcpu_in_l2(v) && nested_wants(v, code))
 		reflect(v, code);
 	else
-		apply(v, handle(v, code), guest_only);
+		apply(v, handle(v, code), hardware_pmu);
 	if (unlikely(v->special & (SPECIAL_INIT | SPECIAL_NMI | SPECIAL_TRACK)))
 		prepare(v);
-	if (guest_only)
+	if (hardware_pmu)
 		settle_ticks(v);
 }
 
@@ -397,7 +399,7 @@ void vcpu_exit_special(struct vcpu *v)
 static NOINLINE void ordinary_unknown(struct vcpu *v)
 {
 	u64 code = v->vmcb->control.exit_code;
-	bool guest_only = v->backend == TALLY_BACKEND_GUEST_ONLY;
+	bool hardware_pmu = v->hardware_pmu;
 
 	if (unlikely(code >= ARRAY_SIZE(exits) || !exits[code].length)) {
 		exit_special(v);
@@ -405,8 +407,8 @@ static NOINLINE void ordinary_unknown(struct vcpu *v)
 	}
 	record(v, code, v->vmcb->save.rip);
 	locate(v, &exits[code], code);
-	apply(v, exits[code].handle(v), guest_only);
-	if (guest_only)
+	apply(v, exits[code].handle(v), hardware_pmu);
+	if (hardware_pmu)
 		settle_ticks(v);
 }
 
@@ -433,8 +435,7 @@ void vcpu_choose_exit(struct vcpu *v)
 	for (unsigned int i = 0; i < KNOWN_L2_EXITS; i++)
 		v->known_l2[i].rip = ~0ull;
 	/* with nRIP, or ticks to settle, there is nothing to know */
-	v->ordinary_exit = v->cpu_features & SVM_NRIPS || v->backend == TALLY_BACKEND_GUEST_ONLY
-				   ? ordinary_unknown
-				   : ordinary_known;
+	v->ordinary_exit =
+		v->cpu_features & SVM_NRIPS || v->hardware_pmu ? ordinary_unknown : ordinary_known;
 	v->on_exit = v->ordinary_exit;
 }

@@ -245,11 +245,33 @@ static bool model_only(u32 msr)
 	return (msr & ~3u) == MSR_PERF_GLOBAL_STATUS || msr - MSR_PERFEVTSEL(0) < 2 * PMU_COUNTERS;
 }
 
-static u32 write_absent_pmu(struct vcpu *v, u32 msr, u64 value)
+/* pmu.flaw=, for tests: whether a write has no effect at all; else *value is what is left of it. */
+static bool flaw_drops(const struct vcpu *v, u32 msr, u64 *value)
 {
-	u64 dropped;
+	enum pmu_flaw flaw = v->pmu_flaw;
+	unsigned int idx;
+	bool is_ctr;
 
-	return pmu_rdmsr(&v->pmu, msr, &dropped) ? write_other(v, msr, value) : ADVANCE;
+	if (pmu_decode_msr(&v->pmu, msr, &idx, &is_ctr))
+		return flaw == PMU_FLAW_FIXED_CONTROL && msr == MSR_PERF_GLOBAL_CTL;
+	switch (flaw) {
+	case PMU_FLAW_NO_HOST_GUEST:
+	case PMU_FLAW_FIXED_CONTROL:
+	case PMU_FLAW_UNEVEN:
+		*value &= is_ctr ? ~0ull : ~EVTSEL_HOST_GUEST;
+		return false;
+	case PMU_FLAW_LOSE_BITS:
+		*value &= is_ctr ? ~0ull : EVTSEL_EVENT_LO | EVTSEL_USR | EVTSEL_OS | EVTSEL_EN;
+		return false;
+	case PMU_FLAW_DROP_WRITES:
+		return true;
+	case PMU_FLAW_FOUR_COUNTERS:
+		return idx >= 4;
+	case PMU_FLAW_FIXED_COUNTERS:
+		return is_ctr;
+	default:
+		return false;
+	}
 }
 
 static NOINLINE u32 read_pmu(struct vcpu *v, u32 msr)
@@ -265,8 +287,6 @@ static NOINLINE u32 read_pmu(struct vcpu *v, u32 msr)
 /* A selector takes effect when its WRMSR completes: the WRMSR itself retires before, in the old state (pmu/pmu.h). */
 static NOINLINE u32 write_pmu(struct vcpu *v, u32 msr, u64 value)
 {
-	if (unlikely(v->backend == TALLY_BACKEND_OFF) && (msr & ~3u) != MSR_PERF_GLOBAL_STATUS)
-		return write_absent_pmu(v, msr, value);
 	if (unlikely(pmu_wrmsr(&v->pmu, msr, value)))
 		return model_only(msr) ? INJECT_GP : write_other(v, msr, value);
 	if (!v->pmu.reprogram_pending)
@@ -277,6 +297,20 @@ static NOINLINE u32 write_pmu(struct vcpu *v, u32 msr, u64 value)
 	if (unlikely(v->vmcb->save.rflags & RFLAGS_TF))
 		vcpu_trap(v);
 	return RESUME;
+}
+
+/* pmu=off or pmu.flaw=. */
+static NOINLINE u32 write_odd_pmu(struct vcpu *v, u32 msr, u64 value)
+{
+	u64 dropped;
+
+	if (v->backend == TALLY_BACKEND_OFF && (msr & ~3u) != MSR_PERF_GLOBAL_STATUS)
+		return pmu_rdmsr(&v->pmu, msr, &dropped) ? write_other(v, msr, value) : ADVANCE;
+	if (flaw_drops(v, msr, &value))
+		return ADVANCE;
+	if (v->pmu_flaw == PMU_FLAW_UNEVEN && v->exits % 8 == 0)
+		vcpu_retire(v);
+	return write_pmu(v, msr, value);
 }
 
 u32 exit_msr(struct vcpu *v)
@@ -291,6 +325,7 @@ u32 exit_msr(struct vcpu *v)
 		return in_pmu_blocks(msr) ? read_pmu(v, msr) : read_other(v, msr);
 	}
 	if (in_pmu_blocks(msr))
-		return write_pmu(v, msr, gpr_pair(v));
+		return unlikely(v->pmu_odd) ? write_odd_pmu(v, msr, gpr_pair(v))
+					    : write_pmu(v, msr, gpr_pair(v));
 	return msr == MSR_EFER ? write_efer(v, gpr_pair(v)) : write_other(v, msr, gpr_pair(v));
 }

@@ -14,6 +14,7 @@
 #include "pmu/clock.h"
 #include "pmu/guest_only.h"
 #include "pmu/pmu.h"
+#include "pmu/switched.h"
 #include "types.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
@@ -125,6 +126,9 @@ struct vcpu {
 	bool cr_read_quirk; /* the CPU takes reads of other CRs for reads of CR0: MERGE_CR_READS */
 	bool halt_intercepted;
 	bool counters_hidden; /* guest-only: reads and writes of counters exit for now */
+	bool hardware_pmu;    /* the backend's counters are the machine's */
+	bool pmu_odd;	      /* not all writes to it do what they should: pmu=off, pmu.flaw= */
+	u32 pmu_flaw;	      /* enum pmu_flaw */
 	u8 phys_bits;	      /* that L1 sees */
 	bool host_if;	      /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
 	u32 cpu_features;     /* CPUID 8000_000A EDX of the CPU */
@@ -149,6 +153,8 @@ struct vcpu {
 	struct pmu pmu;
 	struct pmu_guest_only guest_only;
 	u64 interrupts_taken; /* by L0: interrupts_choose(); a bool, in a word that is ORed */
+	struct pmu_switched switched;
+	bool switched_exact; /* L0's part in a count is always the same */
 	u64 unsupported_logged; /* counters whose unsupported selector was looked at, and named in the log */
 
 	/* SPECIAL_STEP: the entries that are writable now, what they go back to, and the guest's own TF */
@@ -190,7 +196,8 @@ enum verdict {
 
 /* vmrun.asm */
 NORETURN void vmrun_loop(struct vcpu *v);
-void vmrun_probe(struct vcpu *v);
+NORETURN void vmrun_loop_switched(struct vcpu *v); /* the same for the backend `switched` */
+void vmrun_probe(struct vcpu *v, void (*loop)(struct vcpu *));
 void event_window(void);
 extern u8 nmi_seen, init_seen, irq_seen; /* irq_seen: the vector */
 
@@ -362,18 +369,33 @@ void nested_intercept_sysenter(bool on);
 void backend_hide_counters(struct vcpu *v, bool hide);
 
 /* An instruction that L0 emulated retires, at the CPL and in the state that the current VMCB shows. */
+static ALWAYS_INLINE void vcpu_retire_hardware(struct vcpu *v)
+{
+	if (likely(v->backend == TALLY_BACKEND_GUEST_ONLY))
+		pmu_guest_only_retire(&v->guest_only, v->vmcb->save.cpl);
+	else
+		pmu_switched_retire(&v->switched, v->vmcb->save.cpl);
+}
+
 static ALWAYS_INLINE void vcpu_retire(struct vcpu *v)
 {
-	if (likely(v->backend != TALLY_BACKEND_GUEST_ONLY))
+	if (likely(!v->hardware_pmu))
 		pmu_clock_retire(&v->clock);
 	else
-		pmu_guest_only_retire(&v->guest_only, v->vmcb->save.cpl);
+		vcpu_retire_hardware(v);
 }
 
 /* Whether retired instructions are counted to the last one. */
 static inline bool vcpu_counts_exactly(const struct vcpu *v)
 {
-	return v->backend == TALLY_BACKEND_GUEST_ONLY || v->clock.exact;
+	switch (v->backend) {
+	case TALLY_BACKEND_GUEST_ONLY:
+		return true;
+	case TALLY_BACKEND_SWITCHED:
+		return v->switched_exact;
+	default:
+		return v->clock.exact;
+	}
 }
 
 /* An intercept that L0 wants or not from now on, of all guests. The caller ends with vcpu_reset_intercepts(). */

@@ -97,6 +97,53 @@ vmrun_loop:
 	call	[rsp + VCPU_ON_EXIT]
 	jmp	.enter
 
+; Starts or stops the counters of the backend `switched`, as its list says; the same number of instructions for the same
+; number of writes. Leaves no register.
+%macro SWITCH_COUNTERS 1
+	mov	rsi, [rsp + VCPU_SWITCHED_WRITES]
+	lea	rdi, [rsp + VCPU_SWITCHED_WRITE]
+%%next:
+	mov	ecx, [rdi + WRITE_MSR]
+	mov	eax, [rdi + %1]
+	mov	edx, [rdi + WRITE_HIGH]
+	wrmsr
+	add	rdi, WRITE_SIZE
+	dec	rsi
+	jnz	%%next
+%endmacro
+
+; NORETURN void vmrun_loop_switched(struct vcpu *): the loop with the backend `switched`.
+;
+; What is executed between the last write that starts counters and the first that stops them is counted, and taken off
+; by number of entries: nothing there may depend on anything but the number of writes.
+global vmrun_loop_switched
+vmrun_loop_switched:
+	mov	rsp, rdi
+	mov	rbp, GPR(5)
+	mov	r12, GPR(12)
+	mov	r13, GPR(13)
+	mov	r14, GPR(14)
+	mov	r15, GPR(15)
+.enter:
+	cmp	qword [rsp + VCPU_SWITCHED_WRITES], 0
+	jne	.enter_counting
+	VMRUN_GUEST
+	mov	rdi, rsp
+	call	[rsp + VCPU_ON_EXIT]
+	jmp	.enter
+
+.enter_counting:
+	mov	rax, [rsp + VCPU_VMCB]
+	movzx	eax, byte [rax + VMCB_CPL]
+	and	eax, 3
+	inc	qword [rsp + VCPU_SWITCHED_ENTRIES + 8 * rax]
+	SWITCH_COUNTERS WRITE_START
+	VMRUN_GUEST
+	SWITCH_COUNTERS WRITE_STOP
+	mov	rdi, rsp
+	call	[rsp + VCPU_ON_EXIT]
+	jmp	.enter
+
 ; One of the values of vcpu.on_exit: what is not ordinary wants all registers.
 global exit_special
 exit_special:
@@ -119,7 +166,7 @@ exit_probed:
 	pop	rbx
 	ret
 
-; void vmrun_probe(struct vcpu *): one round of the loop above, with the clock on, and back.
+; void vmrun_probe(struct vcpu *, loop): one round of one of the loops above, and back.
 global vmrun_probe
 vmrun_probe:
 	push	rbx
@@ -129,7 +176,7 @@ vmrun_probe:
 	push	r14
 	push	r15
 	mov	[rdi + VCPU_PROBE_RSP], rsp
-	jmp	vmrun_loop
+	jmp	rsi
 
 ; s64 core_entry(const struct handoff *): on the loader's stack and on page tables that map both sides.
 ; Where the core takes over, nothing returns from here: the caller goes on as L1, with RAX = 0.

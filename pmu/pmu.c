@@ -163,8 +163,7 @@ static void write_eventsel(struct pmu *pmu, unsigned int idx, u64 value)
 		update_selector(pmu, idx); /* last: nothing has to be kept for after it */
 }
 
-/* Which register of which counter an MSR is. */
-static int decode(const struct pmu *pmu, u32 msr, unsigned int *idx, bool *is_ctr)
+int pmu_decode_msr(const struct pmu *pmu, u32 msr, unsigned int *idx, bool *is_ctr)
 {
 	u32 extended = msr - MSR_PERFEVTSEL(0), legacy = msr - MSR_LEGACY_PERFEVTSEL(0);
 
@@ -233,7 +232,7 @@ int pmu_rdmsr(struct pmu *pmu, u32 msr, u64 *value)
 	unsigned int idx;
 	bool is_ctr;
 
-	if (decode(pmu, msr, &idx, &is_ctr))
+	if (pmu_decode_msr(pmu, msr, &idx, &is_ctr))
 		return read_global(pmu, msr, value);
 	*value = is_ctr ? read_ctr(pmu, idx) : pmu->eventsel[idx];
 	return 0;
@@ -244,7 +243,7 @@ int pmu_wrmsr(struct pmu *pmu, u32 msr, u64 value)
 	unsigned int idx;
 	bool is_ctr;
 
-	if (decode(pmu, msr, &idx, &is_ctr))
+	if (pmu_decode_msr(pmu, msr, &idx, &is_ctr))
 		return write_global(pmu, msr, value);
 	if (is_ctr)
 		pmu->hw->write_ctr(pmu->hw, idx, value & PMU_COUNTER_MASK);

@@ -139,6 +139,9 @@ static inline unsigned int pmu_counters(const struct pmu *pmu)
 int pmu_rdmsr(struct pmu *pmu, u32 msr, u64 *value);
 int pmu_wrmsr(struct pmu *pmu, u32 msr, u64 value);
 
+/* Which register of which counter an MSR is; -E_NOENT if it is neither a selector nor a counter. */
+int pmu_decode_msr(const struct pmu *pmu, u32 msr, unsigned int *idx, bool *is_ctr);
+
 /* -E_FAULT: #GP, no such counter (§13.2.1). CPL and CR4.PCE are not checked here: the CPU does so
  * before the RDPMC intercept (table 15-7). */
 int pmu_rdpmc(struct pmu *pmu, u32 ecx, u64 *value);

@@ -50,7 +50,8 @@ static const struct {
 /* That the lowest has no PMU to leave to its guests is all that tells that TCG is below us. */
 static bool tcg_below(void)
 {
-	return platform.under_us && platform.lowest_backend != TALLY_BACKEND_GUEST_ONLY;
+	return platform.under_us && platform.lowest_backend != TALLY_BACKEND_GUEST_ONLY &&
+	       platform.lowest_backend != TALLY_BACKEND_SWITCHED;
 }
 
 static bool in_scope(enum scope scope)

@@ -2,8 +2,9 @@
 /* Compiled to assembly, from which the Makefile takes the numbers for vmrun.asm. */
 #include "hv/vcpu.h"
 
-#define OFFSET(name, field)                                                                        \
-	asm volatile(".ascii \"@@ " #name " %c0\"" : : "i"(offsetof(struct vcpu, field)))
+#define OFFSET_IN(type, name, field)                                                               \
+	asm volatile(".ascii \"@@ " #name " %c0\"" : : "i"(offsetof(struct type, field)))
+#define OFFSET(name, field) OFFSET_IN(vcpu, name, field)
 
 void offsets(void);
 
@@ -17,4 +18,14 @@ void offsets(void)
 	OFFSET(VCPU_CLOCK_DEADLINE, clock.deadline);
 	OFFSET(VCPU_PROBE_RSP, probe_rsp);
 	OFFSET(VCPU_ON_EXIT, on_exit);
+	OFFSET(VCPU_VMCB, vmcb);
+	OFFSET_IN(vmcb, VMCB_CPL, save.cpl);
+	OFFSET(VCPU_SWITCHED_WRITES, switched.writes);
+	OFFSET(VCPU_SWITCHED_WRITE, switched.write);
+	OFFSET(VCPU_SWITCHED_ENTRIES, switched.entries);
+	OFFSET_IN(pmu_switched_write, WRITE_MSR, msr);
+	OFFSET_IN(pmu_switched_write, WRITE_START, start);
+	OFFSET_IN(pmu_switched_write, WRITE_STOP, stop);
+	OFFSET_IN(pmu_switched_write, WRITE_HIGH, high);
+	asm volatile(".ascii \"@@ WRITE_SIZE %c0\"" : : "i"(sizeof(struct pmu_switched_write)));
 }

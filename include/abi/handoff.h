@@ -55,6 +55,19 @@ enum pmu_choice {
 	PMU_GUEST_ONLY = 1,
 	PMU_CLOCK = 2,
 	PMU_OFF = 3,
+	PMU_SWITCHED = 4,
+};
+
+/* For tests: what is wrong with the PMU that L1 gets, for a hypervisor in L1 to find out. */
+enum pmu_flaw {
+	PMU_FLAW_NONE = 0,
+	PMU_FLAW_NO_HOST_GUEST = 1,  /* the selectors lose HostOnly and GuestOnly */
+	PMU_FLAW_LOSE_BITS = 2,	     /* and all but event, USR, OS and EN */
+	PMU_FLAW_DROP_WRITES = 3,    /* and everything, as do the counters */
+	PMU_FLAW_FOUR_COUNTERS = 4,  /* those of counters 4 and 5 drop writes */
+	PMU_FLAW_FIXED_COUNTERS = 5, /* a write to a counter has no effect */
+	PMU_FLAW_FIXED_CONTROL = 6,  /* nor one to PerfCntGlobalCtl; and as NO_HOST_GUEST */
+	PMU_FLAW_UNEVEN = 7,	     /* some writes count twice; and as NO_HOST_GUEST */
 };
 
 /* What of a PMU the guests see, at most. */
@@ -69,6 +82,7 @@ struct config {
 	u32 log;	     /* enum log_sink */
 	u32 svme0;	     /* enum svme0_rule */
 	u32 pmu;	     /* enum pmu_choice */
+	u32 pmu_flaw;	     /* enum pmu_flaw */
 	u32 hidden_features; /* bits of CPUID 8000_000A EDX, see abi/features.h */
 	u32 pmu_version;     /* enum pmu_version */
 	struct tally_filter filter;

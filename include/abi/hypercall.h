@@ -33,6 +33,7 @@ enum tally_backend {
 	TALLY_BACKEND_OFF = 0,
 	TALLY_BACKEND_GUEST_ONLY = 1,
 	TALLY_BACKEND_CLOCK = 2,
+	TALLY_BACKEND_SWITCHED = 3,
 };
 
 #define TALLY_CALL(n) (0x54414c4c00000000ull | (n)) /* "TALL" */

@@ -166,6 +166,7 @@ struct vmcb_seg {
 } PACKED;
 
 #define SEG_ATTR_S BIT(4)
+#define SEG_ATTR_DPL_SHIFT 5
 #define SEG_ATTR_P BIT(7)
 #define SEG_ATTR_L BIT(9)
 #define SEG_ATTR_DB BIT(10)

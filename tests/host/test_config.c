@@ -51,8 +51,8 @@ static int parse(struct boot_config *config, struct reports *r, const char *text
 static bool same(const struct boot_config *a, const struct boot_config *b)
 {
 	return a->core.log == b->core.log && a->core.svme0 == b->core.svme0 &&
-	       a->core.pmu == b->core.pmu && a->smp_ignore == b->smp_ignore &&
-	       a->core.pmu_version == b->core.pmu_version &&
+	       a->core.pmu == b->core.pmu && a->core.pmu_flaw == b->core.pmu_flaw &&
+	       a->smp_ignore == b->smp_ignore && a->core.pmu_version == b->core.pmu_version &&
 	       !memcmp(&a->core.filter, &b->core.filter, sizeof(a->core.filter)) &&
 	       a->core.hidden_features == b->core.hidden_features && !strcmp(a->next, b->next);
 }
@@ -79,14 +79,16 @@ static void check_one_report(const char *text, const char *message)
 }
 
 /* The values by number, and each key's choices in a row: the order of abi/handoff.h. */
-static const char *const choices[][5] = {
+static const char *const choices[][9] = {
 	{"ring", "com1", "com2", "debugcon", NULL},
 	{"stop", "count", NULL},
-	{"auto", "guest-only", "clock", "off", NULL},
+	{"auto", "guest-only", "clock", "off", "switched", NULL},
 	{"auto", "legacy", "core", "v2", NULL},
+	{"none", "no-host-guest", "lose-bits", "drop-writes", "four-counters", "fixed-counters",
+	 "fixed-control", "uneven", NULL},
 	{"refuse", "ignore", NULL},
 };
-static const char *const keys[] = {"log", "svme0", "pmu", "pmu.version", "smp"};
+static const char *const keys[] = {"log", "svme0", "pmu", "pmu.version", "pmu.flaw", "smp"};
 
 static void set_value(struct boot_config *config, unsigned int key, u32 value)
 {
@@ -103,6 +105,9 @@ static void set_value(struct boot_config *config, unsigned int key, u32 value)
 	case 3:
 		config->core.pmu_version = value;
 		break;
+	case 4:
+		config->core.pmu_flaw = value;
+		break;
 	default:
 		config->smp_ignore = value;
 	}
@@ -118,6 +123,7 @@ TEST(config_default_values)
 	CHECK_EQ(config.core.svme0, SVME0_STOP);
 	CHECK_EQ(config.core.pmu, PMU_AUTO);
 	CHECK_EQ(config.core.pmu_version, PMU_VERSION_AUTO);
+	CHECK_EQ(config.core.pmu_flaw, PMU_FLAW_NONE);
 	CHECK_EQ(config.core.hidden_features, 0);
 	CHECK_EQ(config.core.filter.version, TALLY_FILTER_VERSION);
 	CHECK_EQ(config.core.filter.action, TALLY_FILTER_OFF);
@@ -340,24 +346,25 @@ TEST(config_messages)
 					    "possible: ring com1 com2 debugcon");
 	check_one_report("\n\nsvme0=", SOURCE ":3: svme0= is not known, it stays as it was; "
 					      "possible: stop count");
-	check_one_report("pmu=clockwork", SOURCE ":1: pmu=clockwork is not known, it stays as it "
-						 "was; possible: auto guest-only clock off");
+	check_one_report("pmu=clockwork",
+			 SOURCE ":1: pmu=clockwork is not known, it stays as it "
+				"was; possible: auto guest-only switched clock off");
 	check_one_report("smp=refus", SOURCE ":1: smp=refus is not known, it stays as it was; "
 					     "possible: refuse ignore");
 	check_one_report("pmu= clock", SOURCE ":1: pmu= clock is not known, it stays as it was; "
-					      "possible: auto guest-only clock off");
+					      "possible: auto guest-only switched clock off");
 	check_one_report("pmu=123456789012345678901234567890",
 			 SOURCE ":1: pmu=123456789012345678901234 is not known, it stays as it "
-				"was; possible: auto guest-only clock off");
+				"was; possible: auto guest-only switched clock off");
 	check_one_report("PMU=clock", SOURCE ":1: unknown key 'PMU', ignored; known: log svme0 pmu "
-					     "pmu.version filter smp features next");
+					     "pmu.version pmu.flaw filter smp features next");
 	check_one_report("pmu =clock", SOURCE ":1: unknown key 'pmu ', ignored; known: log svme0 "
-					      "pmu pmu.version filter smp features next");
+					      "pmu pmu.version pmu.flaw filter smp features next");
 	check_one_report("=", SOURCE ":1: unknown key '', ignored; known: log svme0 pmu "
-				     "pmu.version filter smp features next");
+				     "pmu.version pmu.flaw filter smp features next");
 	check_one_report("123456789012345678901234567890=1",
 			 SOURCE ":1: unknown key '123456789012345678901234', ignored; known: log "
-				"svme0 pmu pmu.version filter smp features next");
+				"svme0 pmu pmu.version pmu.flaw filter smp features next");
 	check_one_report("# one\r\n  off \r\n",
 			 SOURCE ":2: 'off' is not of the form key=value, ignored");
 	check_one_report("123456789012345678901234567890", SOURCE
@@ -673,6 +680,7 @@ TEST(config_random_texts)
 		"next=/",
 		"guest-only",
 		"clock",
+		"switched",
 		"smp=ignore\n",
 		"refuse",
 		"ignore",
@@ -696,6 +704,7 @@ TEST(config_random_texts)
 		"legacy",
 		"v2\n",
 		"pmu=off\n",
+		"pmu.flaw=lose-bits\n",
 		"next=EFI/debian/grubx64.efi\r\n",
 		"",
 	};
