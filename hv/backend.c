@@ -349,22 +349,21 @@ static bool machine_has_v2(void)
 	       (cpu_cpuid(CPUID_PERFMON_V2, 0).eax & CPUID_22_EAX_PERFMON_V2);
 }
 
-static void use_guest_only(struct vcpu *v, struct pmu_vmrun_ticks tick, enum svme0_rule rule)
+static void use_guest_only(struct vcpu *v, struct pmu_vmrun_ticks tick, bool global,
+			   enum svme0_rule rule)
 {
 	v->backend = TALLY_BACKEND_GUEST_ONLY;
 	v->hardware_pmu = true;
-	pmu_guest_only_init(&v->guest_only, tick, msr_read, msr_write);
 	for (unsigned int n = 0; n < PMU_COUNTERS; n++)
 		cpu_wrmsr(MSR_PERFEVTSEL(n), 0);
+	pmu_guest_only_init(&v->guest_only, tick, global, msr_read, msr_write);
 	pmu_init(&v->pmu, &v->guest_only.hw, rule);
 	v->pmu.has_v2 = machine_has_v2();
-	if (v->pmu.has_v2)
-		cpu_wrmsr(MSR_PERF_GLOBAL_CTL,
-			  BITS(PMU_COUNTERS - 1, 0)); /* L1's is folded into EN */
 	nested_intercept_pmu(false);
 	log_info("event=pmu backend=guest-only tick_instructions=%u tick_branches=%u "
-		 "tick_far_transfers=%u",
-		 tick.instructions, tick.branches, tick.far_transfers);
+		 "tick_far_transfers=%u switch=%s",
+		 tick.instructions, tick.branches, tick.far_transfers,
+		 global ? "global-ctl" : "selectors");
 }
 
 static void use_switched(struct vcpu *v, bool exact, enum svme0_rule rule, const char *why)
@@ -446,7 +445,7 @@ static void choose_backend(struct vcpu *v, u32 configured, int shift, enum svme0
 	if (configured != PMU_SWITCHED || switched)
 		why = guest_only;
 	if (!guest_only && (configured != PMU_SWITCHED || switched))
-		use_guest_only(v, tick, rule);
+		use_guest_only(v, tick, global, rule);
 	else if (!switched && (exact || shift < 0 || configured == PMU_SWITCHED))
 		use_switched(v, exact, rule, why);
 	else

@@ -71,7 +71,7 @@ static void update_running(struct pmu_guest_only *backend)
 static void guest_only_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eventsel)
 {
 	struct pmu_guest_only *backend = to_guest_only(hw);
-	u64 bit = BIT(idx);
+	u64 bit = BIT(idx), was = backend->enabled;
 
 	settle(backend);
 	backend->eventsel[idx] = eventsel;
@@ -95,7 +95,9 @@ static void guest_only_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eve
 			backend->on_ticked |= bit;
 	}
 	update_running(backend);
-	backend->wrmsr(backend, MSR_PERFEVTSEL(idx), eventsel);
+	backend->wrmsr(backend, MSR_PERFEVTSEL(idx), eventsel | (backend->global ? EVTSEL_EN : 0));
+	if (backend->global && backend->enabled != was)
+		backend->wrmsr(backend, MSR_PERF_GLOBAL_CTL, backend->enabled);
 }
 
 static void guest_only_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
@@ -105,6 +107,10 @@ static void guest_only_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
 	settle(backend);
 	backend->enabled = (backend->enabled | start) & ~stop;
 	update_running(backend);
+	if (backend->global) {
+		backend->wrmsr(backend, MSR_PERF_GLOBAL_CTL, backend->enabled);
+		return;
+	}
 	for (u64 changed = start | stop; changed; changed &= changed - 1) {
 		unsigned int idx = (unsigned int)__builtin_ctzll(changed);
 
@@ -149,7 +155,7 @@ static const char *guest_only_unsupported(struct pmu_hw *hw, u64 eventsel)
 	return NULL; /* the hardware decides what an event is */
 }
 
-void pmu_guest_only_init(struct pmu_guest_only *backend, struct pmu_vmrun_ticks tick,
+void pmu_guest_only_init(struct pmu_guest_only *backend, struct pmu_vmrun_ticks tick, bool global,
 			 u64 (*rdmsr)(struct pmu_guest_only *, u32),
 			 void (*wrmsr)(struct pmu_guest_only *, u32, u64))
 {
@@ -166,5 +172,8 @@ void pmu_guest_only_init(struct pmu_guest_only *backend, struct pmu_vmrun_ticks 
 		.rdmsr = rdmsr,
 		.wrmsr = wrmsr,
 		.tick = tick,
+		.global = global,
 	};
+	if (global)
+		wrmsr(backend, MSR_PERF_GLOBAL_CTL, 0);
 }

@@ -15,6 +15,9 @@
  * counter is let run one ahead of the guest's, and is put right at the next exit, when it holds 1
  * or more. Until then the guest must not reach the counters without an exit.
  *
+ * With PerfMonV2 PerfCntGlobalCtl holds the counters that run: an L1<->L2 switch is one write, for
+ * one counter as for six.
+ *
  * A limit, where overflow matters: a correction is a register write and raises no interrupt, only
  * the status bit.
  */
@@ -35,6 +38,7 @@ struct pmu_guest_only {
 	u64 (*rdmsr)(struct pmu_guest_only *backend, u32 msr);
 	void (*wrmsr)(struct pmu_guest_only *backend, u32 msr, u64 value);
 	struct pmu_vmrun_ticks tick;
+	bool global; /* EN stays set in the selectors, and PerfCntGlobalCtl is what starts and stops */
 
 	u64 overflows; /* counters that a correction made carry, for take_overflows() */
 	/* Counters that hold one more than the guest's while it runs: then all reads and writes of
@@ -56,8 +60,9 @@ struct pmu_guest_only {
  * half. */
 #define PMU_AT_CPL(cpl) ((cpl) ? 1ull << 32 : 1ull)
 
-/* Neither reads nor writes a register: the selectors in the machine must be 0. */
-void pmu_guest_only_init(struct pmu_guest_only *backend, struct pmu_vmrun_ticks tick,
+/* The selectors in the machine must be 0. Reads and writes no register, but that with `global`,
+ * which needs PerfMonV2, PerfCntGlobalCtl becomes 0. */
+void pmu_guest_only_init(struct pmu_guest_only *backend, struct pmu_vmrun_ticks tick, bool global,
 			 u64 (*rdmsr)(struct pmu_guest_only *, u32),
 			 void (*wrmsr)(struct pmu_guest_only *, u32, u64));
 

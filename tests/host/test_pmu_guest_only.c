@@ -15,7 +15,7 @@ struct machine {
 	struct pmu pmu;
 	bool in_guest;
 	u64 eventsel[PMU_COUNTERS], ctr[PMU_COUNTERS];
-	u64 status;
+	u64 status, global_ctl;
 	u64 accesses;
 
 	/* The guest's truth. */
@@ -54,14 +54,37 @@ static void machine_wrmsr(struct pmu_guest_only *backend, u32 msr, u64 value)
 		m->status &= ~value;
 		return;
 	}
+	if (msr == NAIVE_CTL && m->backend.global) {
+		CHECK(!m->in_guest);
+		m->accesses++;
+		m->global_ctl = value;
+		return;
+	}
 	CHECK(!(msr & 1) || value <= NAIVE_COUNTER);
 	*machine_register(m, msr) = value;
 }
 
+/* Whether the backend is to use PerfCntGlobalCtl; the tests below run with and without. */
+static bool with_global;
+
+#define TEST_BOTH(name)                                                                            \
+	static void both_##name(void);                                                             \
+	TEST(name)                                                                                 \
+	{                                                                                          \
+		with_global = false;                                                               \
+		both_##name();                                                                     \
+		with_global = true;                                                                \
+		both_##name();                                                                     \
+	}                                                                                          \
+	static void both_##name(void)
+
 static void machine_init(struct machine *m, enum svme0_rule rule, struct pmu_vmrun_ticks tick)
 {
-	*m = (struct machine){.naive = naive_new(rule)};
-	pmu_guest_only_init(&m->backend, tick, machine_rdmsr, machine_wrmsr);
+	*m = (struct machine){.naive = naive_new(rule), .global_ctl = 0x3f};
+	m->backend.global = with_global;
+	pmu_guest_only_init(&m->backend, tick, with_global, machine_rdmsr, machine_wrmsr);
+	CHECK_EQ(m->accesses, with_global);
+	m->accesses = 0;
 	m->recorder = recorder_for(&m->backend.hw);
 	pmu_init(&m->pmu, &m->recorder.hw, rule);
 	CHECK_EQ(m->accesses, 0);
@@ -88,13 +111,13 @@ static u64 seen_by(u64 eventsel, const struct events *events)
 	}
 }
 
-/* Real hardware, SVME=1, GLOBAL_CTL all ones. */
+/* Real hardware, SVME=1. */
 static void machine_events(struct machine *m, unsigned int cpl, const struct events *events)
 {
 	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++) {
 		u64 sum = m->ctr[idx];
 
-		if (m->eventsel[idx] & NAIVE_EN &&
+		if (m->eventsel[idx] & NAIVE_EN && m->global_ctl >> idx & 1 &&
 		    naive_counts(m->eventsel[idx], true, m->in_guest, SVME0_STOP) &&
 		    naive_passes(m->eventsel[idx], cpl))
 			sum += seen_by(m->eventsel[idx], events);
@@ -164,7 +187,11 @@ static void commit(struct machine *m)
 	naive_commit(&m->naive);
 	naive_check_selectors(&m->naive, &m->pmu, &m->recorder);
 	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
-		CHECK_EQ(m->eventsel[idx], m->naive.hw[idx]);
+		if (!with_global)
+			CHECK_EQ(m->eventsel[idx], m->naive.hw[idx]);
+		else
+			CHECK_EQ(m->eventsel[idx] & ~(m->global_ctl >> idx & 1 ? 0 : NAIVE_EN),
+				 m->naive.hw[idx]);
 }
 
 static void retire(struct machine *m)
@@ -229,7 +256,7 @@ static struct pmu_vmrun_ticks ticks(unsigned int bits)
 	return (struct pmu_vmrun_ticks){bits & 1, bits & 2, bits & 4};
 }
 
-TEST(guest_only_every_mode)
+TEST_BOTH(guest_only_every_mode)
 {
 	for (unsigned int bits = 0; bits < 2048 * 3; bits++) {
 		u64 filter = (u64)(bits >> 4 & 3) << 16, host_guest = (u64)(bits >> 6 & 3) << 40;
@@ -266,7 +293,7 @@ TEST(guest_only_every_mode)
 }
 
 /* The point of the owed tick: an exit on an emulated instruction, or without counters. */
-TEST(guest_only_ordinary_exit_touches_nothing)
+TEST_BOTH(guest_only_ordinary_exit_touches_nothing)
 {
 	struct machine m;
 
@@ -311,7 +338,7 @@ TEST(guest_only_ordinary_exit_touches_nothing)
 	CHECK_EQ(m.accesses, 6);
 }
 
-TEST(guest_only_corrections)
+TEST_BOTH(guest_only_corrections)
 {
 	struct machine m;
 
@@ -353,7 +380,7 @@ TEST(guest_only_corrections)
 }
 
 /* Nothing can be taken off 0: the counter runs one ahead, and no VMRUN carries out of it. */
-TEST(guest_only_ahead_of_zero)
+TEST_BOTH(guest_only_ahead_of_zero)
 {
 	const struct events one = {1, 0, 0, 0};
 	struct machine m;
@@ -426,7 +453,7 @@ TEST(guest_only_ahead_of_zero)
 }
 
 /* What is owed goes to the counters that ran when it retired, and a read sees it. */
-TEST(guest_only_settles_before_changes)
+TEST_BOTH(guest_only_settles_before_changes)
 {
 	struct machine m;
 	u64 value;
@@ -461,7 +488,7 @@ TEST(guest_only_settles_before_changes)
 }
 
 /* L1 runs VMRUN, and an interrupt for L1 takes L2 out again before L0 gets to its own VMRUN. */
-TEST(guest_only_vmrun_and_back)
+TEST_BOTH(guest_only_vmrun_and_back)
 {
 	struct machine m;
 
@@ -492,7 +519,7 @@ TEST(guest_only_vmrun_and_back)
 }
 
 /* The machine keeps the status; what the guest has seen is taken out of it, and only that. */
-TEST(guest_only_global_status)
+TEST_BOTH(guest_only_global_status)
 {
 	const struct events ten = {10, 0, 0, 0};
 	struct machine m;
@@ -549,7 +576,7 @@ TEST(guest_only_global_status)
 
 /* One GLOBAL_CTL write is one settlement, and an emulated instruction before it goes to the
  * counters as they were. */
-TEST(guest_only_global_ctl)
+TEST_BOTH(guest_only_global_ctl)
 {
 	struct machine m;
 
@@ -566,7 +593,8 @@ TEST(guest_only_global_ctl)
 	retire(&m);
 	m.accesses = 0;
 	commit(&m);
-	CHECK_EQ(m.accesses, 2 + 6); /* counter 0 gets its instruction; six selectors */
+	/* counter 0 gets its instruction; and all six start and stop, at once or one by one */
+	CHECK_EQ(m.accesses, 2 + (with_global ? 1 : 6));
 	vmrun(&m);
 	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
 		CHECK_EQ(guest_count(&m, idx), idx ? 0 : 6);
@@ -575,6 +603,34 @@ TEST(guest_only_global_ctl)
 	vmrun(&m);
 	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
 		CHECK_EQ(guest_count(&m, idx), idx ? 1 : 6);
+}
+
+/* A transition starts and stops any number of counters by one write, where there is one for it. */
+TEST_BOTH(guest_only_transition_writes)
+{
+	for (unsigned int counters = 1; counters <= PMU_COUNTERS; counters++) {
+		struct machine m;
+
+		machine_init(&m, SVME0_STOP, ticks(7));
+		naive_toggle(&m.naive, &m.pmu, true);
+		for (unsigned int idx = 0; idx < counters; idx++)
+			set_evtsel(&m, idx, 0x76 | BOTH_CPL | NAIVE_EN | NAIVE_GUESTONLY);
+		commit(&m);
+		for (unsigned int i = 0; i < 4; i++) {
+			m.accesses = 0;
+			transition(&m, !(i & 1));
+			retire(&m);
+			vmrun(&m);
+			CHECK_EQ(m.accesses, with_global ? 1 : counters);
+			vmexit(&m);
+		}
+		/* another event for one that runs is no start */
+		transition(&m, true);
+		m.accesses = 0;
+		set_evtsel(&m, 0, BRANCHES | NAIVE_GUESTONLY);
+		commit(&m);
+		CHECK_EQ(m.accesses, 1);
+	}
 }
 
 static void random_exit(struct machine *m)
@@ -658,7 +714,7 @@ static void random_exit(struct machine *m)
 	vmrun(m);
 }
 
-TEST(guest_only_random_exits)
+TEST_BOTH(guest_only_random_exits)
 {
 	for (unsigned int seed = 0; seed < 32; seed++) {
 		struct machine m;
