@@ -25,6 +25,15 @@ static NOINLINE void cpuid_own(const struct vcpu *v, u32 leaf, struct cpuid_leaf
 				v->depth << 8 | v->lowest_backend << 16,
 			v->clock.shift};
 		break;
+	case TALLY_CPUID_PMU_ACCESSES: {
+		struct cpuid_leaf below = {0};
+
+		if (v->depth > 1)
+			below = cpu_cpuid(TALLY_CPUID_PMU_ACCESSES, 0);
+		*l = (struct cpuid_leaf){(u32)v->pmu_accesses, (u32)(v->pmu_accesses >> 32),
+					 below.eax, below.ebx};
+		break;
+	}
 	default:
 		*l = (struct cpuid_leaf){0};
 	}
@@ -84,6 +93,7 @@ u32 exit_rdpmc(struct vcpu *v)
 
 	if (pmu_rdpmc(&v->pmu, (u32)v->gpr[GPR_RCX], &value))
 		return INJECT_GP;
+	v->pmu_accesses++;
 	/* without a PMU the counters are there and stand still, as their MSRs do */
 	set_gpr_pair(v, v->backend == TALLY_BACKEND_OFF ? 0 : value);
 	return ADVANCE;

@@ -256,7 +256,6 @@ static bool flaw_drops(const struct vcpu *v, u32 msr, u64 *value)
 		return flaw == PMU_FLAW_FIXED_CONTROL && msr == MSR_PERF_GLOBAL_CTL;
 	switch (flaw) {
 	case PMU_FLAW_NO_HOST_GUEST:
-	case PMU_FLAW_FIXED_CONTROL:
 	case PMU_FLAW_UNEVEN:
 		*value &= is_ctr ? ~0ull : ~EVTSEL_HOST_GUEST;
 		return false;
@@ -280,6 +279,7 @@ static NOINLINE u32 read_pmu(struct vcpu *v, u32 msr)
 
 	if (pmu_rdmsr(&v->pmu, msr, &value))
 		return model_only(msr) ? INJECT_GP : read_other(v, msr);
+	v->pmu_accesses++;
 	set_gpr_pair(v, v->backend == TALLY_BACKEND_OFF ? 0 : value);
 	return ADVANCE;
 }
@@ -289,6 +289,7 @@ static NOINLINE u32 write_pmu(struct vcpu *v, u32 msr, u64 value)
 {
 	if (unlikely(pmu_wrmsr(&v->pmu, msr, value)))
 		return model_only(msr) ? INJECT_GP : write_other(v, msr, value);
+	v->pmu_accesses++;
 	if (!v->pmu.reprogram_pending)
 		return ADVANCE;
 	vcpu_skip(v);

@@ -173,6 +173,7 @@ struct vcpu {
 	} track;
 
 	u64 exits;
+	u64 pmu_accesses; /* exits for the PMU's MSRs and RDPMC */
 	u64 transitions;
 	u64 svme_toggles;
 	u64 tlb_flushes; /* asked of the CPU at VMRUN, by TLB_CONTROL */

@@ -66,7 +66,7 @@ enum pmu_flaw {
 	PMU_FLAW_DROP_WRITES = 3,    /* and everything, as do the counters */
 	PMU_FLAW_FOUR_COUNTERS = 4,  /* those of counters 4 and 5 drop writes */
 	PMU_FLAW_FIXED_COUNTERS = 5, /* a write to a counter has no effect */
-	PMU_FLAW_FIXED_CONTROL = 6,  /* nor one to PerfCntGlobalCtl; and as NO_HOST_GUEST */
+	PMU_FLAW_FIXED_CONTROL = 6,  /* a write to PerfCntGlobalCtl has no effect */
 	PMU_FLAW_UNEVEN = 7,	     /* some writes count twice; and as NO_HOST_GUEST */
 };
 

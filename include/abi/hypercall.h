@@ -16,7 +16,7 @@
 #define TALLY_CPUID_EBX 0x6c6c6154u /* "Tall" */
 #define TALLY_CPUID_ECX 0x73697679u /* "yvis" */
 #define TALLY_CPUID_EDX 0x0000726fu /* "or" */
-#define TALLY_CPUID_LAST 0x40000001u
+#define TALLY_CPUID_LAST 0x40000002u
 /* CPUID 4000_0001: EAX = TALLY_ABI_VERSION, EBX = enum tally_backend, ECX[0] = counts are exact,
  * ECX[1] = svme0=count, ECX[15:8] = depth: how many of us there are, one in the other, from the machine up to the one
  * that answers; ECX[23:16] = enum tally_backend of the lowest, which tells what the machine is; EDX = log2 of clock ticks
@@ -26,6 +26,10 @@
 #define TALLY_STATUS_ECX_SVME0_COUNT 0x2u
 #define TALLY_STATUS_DEPTH(ecx) ((ecx) >> 8 & 0xffu)
 #define TALLY_STATUS_LOWEST_BACKEND(ecx) ((ecx) >> 16 & 0xffu)
+
+/* CPUID 4000_0002: EBX:EAX = exits for RDMSR and WRMSR of the PMU's registers and RDPMC, all since boot; EDX:ECX = those that
+ * the next one of us below counted, which are this hypervisor's own accesses to the PMU that it has from there */
+#define TALLY_CPUID_PMU_ACCESSES 0x40000002u
 
 #define TALLY_ABI_VERSION 1u
 
