@@ -576,8 +576,11 @@ void backend_selector_written(struct vcpu *v)
 	u64 unsupported;
 
 	pmu_commit(&v->pmu);
-	if (v->backend != TALLY_BACKEND_CLOCK)
+	if (v->backend != TALLY_BACKEND_CLOCK) {
+		if (v->backend == TALLY_BACKEND_SWITCHED)
+			interrupts_choose(v, v->pmu.enabled & v->switched.interrupting);
 		return;
+	}
 	if (v->halt_intercepted != (v->pmu.enabled != 0))
 		set_halt_intercepts(v, v->pmu.enabled);
 	if (unlikely(v->clock.interrupting | v->interrupts_taken |

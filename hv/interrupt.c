@@ -43,7 +43,13 @@ static void send_to_self(const struct vcpu *v, u64 base, u32 command)
 	*apic_register(v, base, APIC_ICR_HIGH) = high;
 }
 
-/* vmrun.asm, at an exit at or behind clock.deadline. The guest's APIC has it before that exit is looked at. */
+static bool overflow_interrupts(struct vcpu *v)
+{
+	return v->backend == TALLY_BACKEND_SWITCHED ? pmu_switched_interrupts(&v->switched)
+						    : pmu_clock_interrupts(&v->clock);
+}
+
+/* vmrun.asm, at an exit at or behind clock.deadline, or while `switched` has a counter with INT. The guest's APIC has it before that exit is looked at. */
 void pmi_due(struct vcpu *v)
 {
 	u64 base = cpu_rdmsr(MSR_APIC_BASE);
@@ -51,7 +57,7 @@ void pmi_due(struct vcpu *v)
 
 	if (v->special & SPECIAL_HALT)
 		halt_end(v); /* its time does not count */
-	if (!pmu_clock_interrupts(&v->clock) || !(base & APIC_BASE_ENABLED))
+	if (!overflow_interrupts(v) || !(base & APIC_BASE_ENABLED))
 		return;
 	lvt = apic_read(v, base, APIC_LVTPC);
 	if (lvt & APIC_LVT_MASKED)

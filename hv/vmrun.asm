@@ -128,7 +128,10 @@ vmrun_loop_switched:
 	cmp	qword [rsp + VCPU_SWITCHED_WRITES], 0
 	jne	.enter_counting
 	VMRUN_GUEST
+.exit:
 	mov	rdi, rsp
+	cmp	qword [rsp + VCPU_SWITCHED_INTERRUPTING], 0
+	jne	.interrupting
 	call	[rsp + VCPU_ON_EXIT]
 	jmp	.enter
 
@@ -140,6 +143,10 @@ vmrun_loop_switched:
 	SWITCH_COUNTERS WRITE_START
 	VMRUN_GUEST
 	SWITCH_COUNTERS WRITE_STOP
+	jmp	.exit
+
+.interrupting:
+	call	pmi_due
 	mov	rdi, rsp
 	call	[rsp + VCPU_ON_EXIT]
 	jmp	.enter

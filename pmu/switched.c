@@ -75,9 +75,24 @@ static void update(struct pmu_switched *backend, unsigned int idx)
 		backend->correction[idx] = sum;
 		sum = 0;
 	}
-	if (sum >> PMU_COUNTER_BITS)
+	if (sum >> PMU_COUNTER_BITS) {
 		backend->overflows |= BIT(idx);
+		if (backend->interrupting & BIT(idx))
+			backend->interrupting |= PMU_SWITCHED_DUE;
+	}
 	backend->value[idx] = sum & PMU_COUNTER_MASK;
+}
+
+bool pmu_switched_interrupts(struct pmu_switched *backend)
+{
+	bool due;
+
+	settle(backend);
+	for (u64 left = backend->interrupting & ~PMU_SWITCHED_DUE; left; left &= left - 1)
+		update(backend, (unsigned int)__builtin_ctzll(left));
+	due = backend->interrupting & PMU_SWITCHED_DUE;
+	backend->interrupting &= ~PMU_SWITCHED_DUE;
+	return due;
 }
 
 /* Lists the writes that the counters in `running` need. */
@@ -110,6 +125,10 @@ static void switched_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 event
 	struct pmu_switched *backend = to_switched(hw);
 
 	settle(backend);
+	update(backend, idx); /* its carry is the old selector's */
+	backend->interrupting &= ~BIT(idx);
+	if (eventsel & EVTSEL_INT)
+		backend->interrupting |= BIT(idx);
 	backend->running &= ~BIT(idx);
 	if (eventsel & EVTSEL_EN)
 		backend->running |= BIT(idx);

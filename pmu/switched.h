@@ -14,7 +14,7 @@
  * The guest must reach neither the counters nor the selectors without an exit. Its counts are kept
  * here, in 64 bits; of the machine's counters only the progress matters, and they are never
  * written. INT is not set in the machine: its counters run ahead of the guest's, and would
- * interrupt too early.
+ * interrupt too early. Instead the counters with INT are looked at after each exit.
  */
 #ifndef TALLY_PMU_SWITCHED_H
 #define TALLY_PMU_SWITCHED_H
@@ -68,6 +68,9 @@ struct pmu_switched {
 	u64 value[PMU_COUNTERS]; /* the guest's, when the machine's was `seen` */
 	u64 seen[PMU_COUNTERS];
 	u64 overflows; /* for take_overflows() */
+	/* Counters whose selector has INT, and PMU_SWITCHED_DUE. While it is 0 nobody need ask for
+	 * interrupts. */
+	u64 interrupting;
 };
 
 /* The selectors in the machine must be 0. `global`: the machine has PerfMonV2; PerfCntGlobalCtl
@@ -75,6 +78,12 @@ struct pmu_switched {
 void pmu_switched_init(struct pmu_switched *backend, bool global,
 		       u64 (*rdmsr)(struct pmu_switched *, u32),
 		       void (*wrmsr)(struct pmu_switched *, u32, u64));
+
+/* In `interrupting`: a counter with INT has carried, and nobody was told. */
+#define PMU_SWITCHED_DUE BIT(63)
+
+/* Whether an overflow interrupt has to be sent; it is the caller's then. */
+bool pmu_switched_interrupts(struct pmu_switched *backend);
 
 /* An instruction that L0 emulated retires at `cpl`; see pmu.h for when. */
 static inline void pmu_switched_retire(struct pmu_switched *backend, unsigned int cpl)

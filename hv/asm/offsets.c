@@ -23,6 +23,7 @@ void offsets(void)
 	OFFSET(VCPU_SWITCHED_WRITES, switched.writes);
 	OFFSET(VCPU_SWITCHED_WRITE, switched.write);
 	OFFSET(VCPU_SWITCHED_ENTRIES, switched.entries);
+	OFFSET(VCPU_SWITCHED_INTERRUPTING, switched.interrupting);
 	OFFSET_IN(pmu_switched_write, WRITE_MSR, msr);
 	OFFSET_IN(pmu_switched_write, WRITE_START, start);
 	OFFSET_IN(pmu_switched_write, WRITE_STOP, stop);

@@ -418,6 +418,50 @@ TEST(switched_overflow)
 	}
 }
 
+/* One interrupt for each time that INT counters carry, whoever finds that out, and even if INT is gone
+ * by then; none for the machine's own carries. */
+TEST(switched_interrupts)
+{
+	const u64 with_int = INSTRUCTIONS | 1 << 20;
+
+	for (unsigned int setting = 0; setting < 4; setting++) {
+		struct machine m;
+
+		machine_init(&m, SVME0_STOP, setting);
+		for (unsigned int idx = 0; idx < 3; idx++)
+			set_evtsel(&m, idx, idx == 2 ? INSTRUCTIONS : with_int);
+		for (unsigned int idx = 0; idx < 3; idx++)
+			set_ctr(&m, idx, NAIVE_COUNTER - 9);
+		commit(&m);
+		CHECK(m.backend.interrupting);
+		for (unsigned int i = 0; i < 3; i++) {
+			vmrun(&m);
+			machine_events(&m, 0, (struct events){i == 1 ? 1 : 9, 0, 0, 0});
+			vmexit(&m);
+			CHECK_EQ(pmu_switched_interrupts(&m.backend), i == 1);
+			CHECK(!pmu_switched_interrupts(&m.backend));
+		}
+		/* by an emulated instruction, found by the guest's own read */
+		set_ctr(&m, 0, NAIVE_COUNTER);
+		retire(&m);
+		CHECK_EQ(guest_count(&m, 0), 0);
+		CHECK(pmu_switched_interrupts(&m.backend));
+		/* found when the selector changes */
+		set_ctr(&m, 0, NAIVE_COUNTER);
+		retire(&m);
+		set_evtsel(&m, 0, INSTRUCTIONS);
+		set_evtsel(&m, 1, INSTRUCTIONS);
+		commit(&m);
+		CHECK(m.backend.interrupting);
+		CHECK(pmu_switched_interrupts(&m.backend));
+		CHECK(!m.backend.interrupting);
+		set_ctr(&m, 0, NAIVE_COUNTER);
+		retire(&m);
+		CHECK_EQ(guest_count(&m, 0), 0);
+		CHECK(!m.backend.interrupting);
+	}
+}
+
 /* Where L0's part varies, the least of it is taken off; even so a count does not go below 0. */
 TEST(switched_too_much_taken_off)
 {
