@@ -309,8 +309,12 @@ static NOINLINE u32 write_odd_pmu(struct vcpu *v, u32 msr, u64 value)
 		return pmu_rdmsr(&v->pmu, msr, &dropped) ? write_other(v, msr, value) : ADVANCE;
 	if (flaw_drops(v, msr, &value))
 		return ADVANCE;
-	if (v->pmu_flaw == PMU_FLAW_UNEVEN && v->exits % 8 == 0)
-		vcpu_retire(v);
+	if (v->pmu_flaw == PMU_FLAW_UNEVEN) {
+		/* Numerical Recipes' generator: nothing that a loop of L1's could be in step with */
+		v->pmu_uneven = v->pmu_uneven * 1664525 + 1013904223;
+		if (v->pmu_uneven >> 29 == 0)
+			vcpu_retire(v);
+	}
 	return write_pmu(v, msr, value);
 }
 

@@ -129,6 +129,7 @@ struct vcpu {
 	bool hardware_pmu;    /* the backend's counters are the machine's */
 	bool pmu_odd;	      /* not all writes to it do what they should: pmu=off, pmu.flaw= */
 	u32 pmu_flaw;	      /* enum pmu_flaw */
+	u32 pmu_uneven;	      /* PMU_FLAW_UNEVEN: a random number */
 	u8 phys_bits;	      /* that L1 sees */
 	bool host_if;	      /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
 	u32 cpu_features;     /* CPUID 8000_000A EDX of the CPU */
