@@ -144,12 +144,11 @@ static void msr_write(struct pmu_guest_only *backend, u32 msr, u64 value)
 	cpu_wrmsr(msr, value);
 }
 
-/* What counter 0 shows of `stub` on `event`, GuestOnly. USR too, though the stub stays at CPL 0: a PMU of our own, one
- * level down, cannot filter by CPL. */
+/* What counter 0 shows of `stub`, which stays at CPL 0, on `event`. */
 static u64 count_stub(struct vcpu *v, const u8 *stub, u32 event)
 {
 	cpu_wrmsr(MSR_PERFCTR(0), 0);
-	cpu_wrmsr(MSR_PERFEVTSEL(0), event | EVTSEL_USR | EVTSEL_OS | EVTSEL_GUESTONLY | EVTSEL_EN);
+	cpu_wrmsr(MSR_PERFEVTSEL(0), event | EVTSEL_OS | EVTSEL_GUESTONLY | EVTSEL_EN);
 	run_stub(v, stub);
 	cpu_wrmsr(MSR_PERFEVTSEL(0), 0);
 	return cpu_rdmsr(MSR_PERFCTR(0));
