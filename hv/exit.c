@@ -355,6 +355,8 @@ static NOINLINE void undo(struct vcpu *v)
 		track_exit(v);
 	if (v->special & SPECIAL_SOFT_EVENT)
 		nested_inject_end(v);
+	if (v->special & SPECIAL_VIRQ)
+		interrupts_passed_on(v);
 }
 
 /* Last at an exit, when it is known who goes on and where. */
@@ -372,7 +374,7 @@ void vcpu_exit_special(struct vcpu *v)
 	bool hardware_pmu = v->hardware_pmu;
 
 	record(v, code, v->vmcb->save.rip);
-	if (unlikely(v->special & (SPECIAL_TRACK | SPECIAL_SOFT_EVENT)))
+	if (unlikely(v->special & (SPECIAL_TRACK | SPECIAL_SOFT_EVENT | SPECIAL_VIRQ)))
 		undo(v);
 	if (unlikely(v->special & SPECIAL_ENTRY)) {
 		v->vmcb->control.tlb_control = TLB_CONTROL_NONE;

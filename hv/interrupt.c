@@ -82,8 +82,39 @@ void interrupts_choose(struct vcpu *v, bool take)
 	vcpu_reset_intercepts(v);
 }
 
+/*
+ * What L0 has taken goes on to the guest. For L1 as a virtual interrupt, because an interrupt that EVENTINJ injects comes
+ * twice now and then on QEMU's TCG (docs/platforms.md). L2's V_IRQ is L1's.
+ */
+static void pass_on(struct vcpu *v, unsigned int vector)
+{
+	struct vmcb_control *c = &v->vmcb->control;
+
+	v->track.next = TRACK_KERNEL;
+	if (vcpu_in_l2(v)) {
+		vcpu_set_eventinj(v, vector | EVENT_TYPE_INTR | EVENT_V);
+		return;
+	}
+	c->int_vector = vector;
+	c->int_ctl |= (u32)(V_IRQ | V_INTR_PRIO | V_IGN_TPR);
+	vmcb_set_intercept(c, INTERCEPT_CR_WRITE(8)); /* another one of TCG's */
+	vcpu_set_special(v, SPECIAL_VIRQ);
+}
+
+void interrupts_passed_on(struct vcpu *v)
+{
+	struct vmcb_control *c = &v->vmcb01->control;
+
+	if (vcpu_in_l2(v) || (c->int_ctl & V_IRQ))
+		return; /* an NMI has come in between */
+	c->int_ctl &= ~(u32)(V_INTR_PRIO | V_IGN_TPR);
+	vcpu_clr_special(v, SPECIAL_VIRQ);
+	vcpu_reset_intercepts(v);
+}
+
 u32 exit_intr(struct vcpu *v)
 {
+	struct vmcb_control *c = &v->vmcb->control;
 	unsigned int vector;
 
 	/* it ended a HLT or leads out of user mode, is pending, and no longer intercepted */
@@ -91,9 +122,15 @@ u32 exit_intr(struct vcpu *v)
 		v->track.next = TRACK_KERNEL;
 		return RESUME;
 	}
+	if (unlikely((v->special & SPECIAL_VIRQ) && !vcpu_in_l2(v))) {
+		/* one of higher priority, while the last one waits for an NMI's handler: that first */
+		c->int_ctl &= ~(u32)V_IRQ;
+		vcpu_set_eventinj(v, c->int_vector | EVENT_TYPE_INTR | EVENT_V);
+		return RESUME;
+	}
 	/* an NMI goes first, and the interrupt stays pending; or it is gone again */
 	vector = events_take(v, true);
 	if (vector)
-		vcpu_set_eventinj(v, vector | EVENT_TYPE_INTR | EVENT_V);
+		pass_on(v, vector);
 	return RESUME;
 }

@@ -44,6 +44,7 @@ enum gpr {
 #define SPECIAL_NMI BIT(3)   /* an NMI that L0 took while L1 had GIF=0 is owed to L1 or L2 */
 #define SPECIAL_INIT BIT(6)  /* the same for an INIT */
 #define SPECIAL_TRACK BIT(7) /* a counter asks for the CPL: hv/track.c */
+#define SPECIAL_VIRQ BIT(8)  /* an interrupt that L0 took is L1's V_IRQ */
 #define SPECIAL_ENTRY BIT(4) /* EVENTINJ or TLB_CONTROL were set for one VMRUN */
 #define SPECIAL_SOFT_EVENT                                                                         \
 	BIT(5)	      /* an INTn, INT3 or INTO of L1's is injected on a CPU without NRIPS */
@@ -252,6 +253,7 @@ void vcpu_set_svme(struct vcpu *v, bool svme);
 /* interrupt.c */
 void pmi_due(struct vcpu *v); /* vmrun.asm */
 /* Physical interrupts exit, and L0 takes them for the guest that runs: as long as a counter has INT. */
+void interrupts_passed_on(struct vcpu *v); /* at the exit of SPECIAL_VIRQ */
 void interrupts_choose(struct vcpu *v, bool take);
 
 /* events.c */

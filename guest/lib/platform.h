@@ -43,6 +43,9 @@ void platform_probe(void);
 	X(FAULT_TICKS, TCG_BOTH,                                                                   \
 	  "a #UD, #NM or #GP found by the decoder, and a fault of INTn, take a tick of -icount's " \
 	  "clock, though nothing retires")                                                         \
+	X(INJECTED_TWICE, TCG_BOTH,                                                                \
+	  "an interrupt that EVENTINJ injects comes twice, if a timer or device ends QEMU's "      \
+	  "loop before the next exception or exit")                                                \
 	X(NPF_RESERVED_P, TCG_BARE, "an NPF by a reserved bit lacks P in its error code")          \
 	X(NCR3_UNCHECKED, TCG_BARE,                                                                \
 	  "nCR3 beyond the physical address size gives NPF, not "                                  \
