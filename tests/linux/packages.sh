@@ -10,10 +10,28 @@ images=$(readlink -m "${O:-$root/build}/linux")
 say() { echo "$suite: $*"; }
 die() { echo "$suite: $*" >&2; exit 1; }
 
+# Options of apt-get and apt-cache, see use_suite().
+apt=()
+
+# use_suite SUITE: from now on packages come from this suite of Debian's archive, and from no other. The
+# machine's own apt does not hear of it.
+use_suite() {
+	local state=$images/apt-$1 codename uri
+	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
+	# shellcheck disable=SC2016  # apt's variables
+	uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $codename" | head -n 1)
+	[[ -n $uri ]] || die "apt has no archive of $codename: run apt-get update"
+	mkdir -p "$state"/{lists,cache/archives}/partial
+	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $1 main" >"$state/sources.list"
+	apt=(-o Dir::Etc::sourcelist="$state/sources.list" -o Dir::Etc::sourceparts=/dev/null
+		-o Dir::State::lists="$state/lists" -o Dir::Cache="$state/cache")
+	apt-get -qq "${apt[@]}" update 2>"$state/log" || die "no packages of $1 ($(tail -n 1 "$state/log"))"
+}
+
 # unpack PACKAGE FOLDER: fetches PACKAGE, unless it was before, and unpacks it over FOLDER.
 unpack() {
 	local version deb
-	version=$(apt-cache show --no-all-versions "$1" | awk '$1 == "Version:" { print $2 }')
+	version=$(apt-cache "${apt[@]}" show --no-all-versions "$1" | awk '$1 == "Version:" { print $2 }')
 	deb=$images/deb/${1}_${version//:/%3a}_amd64.deb
 	mkdir -p "$images/deb"
 	if [[ ! -s $deb ]]; then
@@ -21,7 +39,7 @@ unpack() {
 		rm -f "$images/deb/$1"_*.deb
 		# apt-get names the file by the same rule as above, but only into the current folder.
 		# It warns that root's folders are closed to its sandbox user; the download is the same.
-		(cd "$images/deb" && apt-get -qq download "$1=$version" 2>"$images/deb/log") ||
+		(cd "$images/deb" && apt-get -qq "${apt[@]}" download "$1=$version" 2>"$images/deb/log") ||
 			die "cannot download $1 $version ($(tail -n 1 "$images/deb/log")): run apt-get update"
 	fi
 	dpkg-deb -x "$deb" "$2" || die "$deb is damaged: remove it and try again"
