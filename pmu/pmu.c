@@ -57,6 +57,8 @@ void pmu_init(struct pmu *pmu, struct pmu_hw *hw, enum svme0_rule rule)
 		pmu->eventsel_hw_no_en[idx] = 0;
 	}
 	pmu->evtsel_writes = 0;
+	pmu->commits = 0;
+	pmu->evtsel_elided = 0;
 }
 
 static inline void set_bit_to(u64 *word, unsigned int idx, bool set)
@@ -142,6 +144,15 @@ void pmu_set_filter(struct pmu *pmu, const struct tally_filter *filter)
 static u64 eventsel_hw_no_en(u64 eventsel)
 {
 	return (eventsel & ~(EVTSEL_HOSTONLY | EVTSEL_EN)) | EVTSEL_GUESTONLY;
+}
+
+u64 pmu_machine_evtsel_in(const struct pmu *pmu, unsigned int idx, enum pmu_mode mode)
+{
+	u64 run = pmu->enabled & pmu->allowed_by_mode[mode] & BIT(idx);
+	bool needed = pmu->eventsel[idx] & EVTSEL_EN;
+
+	return (needed ? eventsel_hw_no_en(pmu->eventsel[idx]) : pmu->eventsel_hw_no_en[idx]) |
+	       (run ? EVTSEL_EN : 0);
 }
 
 static void write_eventsel(struct pmu *pmu, unsigned int idx, u64 value)
@@ -266,23 +277,42 @@ static inline u64 running(const struct pmu *pmu)
 	return pmu->enabled & pmu->allowed[pmu->mode];
 }
 
-/* Where nothing but EN can be wrong, all selectors are compared at once. This is the work of every
- * L1<->L2 switch: its length does not depend on how many there are. */
-static ALWAYS_INLINE void commit_enables(struct pmu *pmu, u64 pending)
+static ALWAYS_INLINE void write_enables(struct pmu *pmu, u64 start, u64 stop, u64 changed)
 {
-	u64 run = running(pmu), changed = (run ^ pmu->enabled_hw) & pending;
-
-	if (!changed)
-		return;
 	pmu->enabled_hw ^= changed;
 	pmu->evtsel_writes += (unsigned int)__builtin_popcountll(changed);
-	pmu->hw->write_enables(pmu->hw, changed & run, changed & ~run);
+	pmu->hw->write_enables(pmu->hw, start, stop);
+}
+
+static NOINLINE void write_some_enables(struct pmu *pmu, u64 pending, u64 changed)
+{
+	u64 stop = pmu->enabled_hw & changed;
+
+	pmu->evtsel_elided += (unsigned int)__builtin_popcountll(pending ^ changed);
+	if (changed)
+		write_enables(pmu, changed ^ stop, stop, changed);
+}
+
+/* Where nothing but EN can be wrong, all selectors are compared at once. This is the work of every
+ * L1<->L2 switch: its length does not depend on how many there are. Most often all that are pending
+ * change. */
+static ALWAYS_INLINE void commit_enables(struct pmu *pmu, u64 pending)
+{
+	/* relaxed atomic loads are loads that compilers do not take apart: or gcc computes each word twice */
+	u64 run = running(pmu) & pending;
+	u64 is = __atomic_load_n(&pmu->enabled_hw, __ATOMIC_RELAXED) & pending;
+
+	if (likely(run == (is ^ pending)))
+		write_enables(pmu, run, is, pending);
+	else
+		write_some_enables(pmu, pending, run ^ is);
 }
 
 static NOINLINE void commit_selectors(struct pmu *pmu, u64 pending)
 {
 	u64 run, counters = pmu->selectors_differ;
 
+	pending &= ~counters;
 	pmu->selectors_differ = 0;
 	if (pmu->hw->ignores_cpl)
 		for (u64 left = counters; left; left &= left - 1)
@@ -296,13 +326,15 @@ static NOINLINE void commit_selectors(struct pmu *pmu, u64 pending)
 		pmu->evtsel_writes++;
 		pmu->hw->write_evtsel(pmu->hw, idx, pmu_machine_evtsel(pmu, idx));
 	}
-	commit_enables(pmu, pending);
+	if (pending)
+		commit_enables(pmu, pending);
 }
 
 void pmu_commit_pending(struct pmu *pmu)
 {
 	u64 pending = __atomic_exchange_n(&pmu->reprogram_pending, 0, __ATOMIC_RELAXED);
 
+	pmu->commits++;
 	if (unlikely(pmu->selectors_differ))
 		commit_selectors(pmu, pending);
 	else

@@ -111,6 +111,8 @@ struct pmu {
 	u64 eventsel_hw_no_en[PMU_COUNTERS];
 
 	u64 evtsel_writes; /* selectors changed in the machine */
+	u64 commits;	   /* times that pmu_commit() had something to look at */
+	u64 evtsel_elided; /* counters that it looked at, and whose selector was right already */
 
 	u64 looked_at; /* selector bits on which more depends than the selector itself */
 	u64 passing;   /* counters whose event passes the filter */
@@ -159,6 +161,9 @@ static inline u64 pmu_machine_evtsel(const struct pmu *pmu, unsigned int idx)
 {
 	return pmu->eventsel_hw_no_en[idx] | ((pmu->enabled_hw & BIT(idx)) ? EVTSEL_EN : 0);
 }
+
+/* What the machine holds in `mode`, as things are. */
+u64 pmu_machine_evtsel_in(const struct pmu *pmu, unsigned int idx, enum pmu_mode mode);
 
 /* What follows is in the exit path: a trigger with an empty bitmap is a store, a load, a test and a
  * branch (tests/host/trigger-cost holds it to that). Relaxed: the word says what to look at, it

@@ -561,6 +561,34 @@ TEST(pmu_global_status_is_sticky)
 	CHECK_EQ(rdmsr(&pmu, NAIVE_STATUS), 0);
 }
 
+/* What a machine that is brought there really holds. */
+static void check_selectors_in(const struct pmu *pmu, const struct pmu_recorder *recorder)
+{
+	for (enum pmu_mode mode = 0; mode < PMU_MODES; mode++) {
+		struct pmu_recorder there = *recorder;
+		struct pmu moved = *pmu;
+
+		moved.hw = &there.hw;
+		moved.mode = mode;
+		pmu_mark(&moved, BITS(PMU_COUNTERS - 1, 0));
+		pmu_commit(&moved);
+		for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
+			CHECK_EQ(pmu_machine_evtsel_in(pmu, idx, mode), there.eventsel[idx]);
+	}
+}
+
+/* pmu_commit(), and what it says of itself. */
+static void commit_counted(struct pmu *pmu)
+{
+	u64 pending = pmu->reprogram_pending, writes = pmu->evtsel_writes;
+	u64 commits = pmu->commits, elided = pmu->evtsel_elided;
+
+	pmu_commit(pmu);
+	CHECK_EQ(pmu->commits, commits + (pending != 0));
+	CHECK_EQ(pmu->evtsel_elided - elided + pmu->evtsel_writes - writes,
+		 __builtin_popcountll(pending));
+}
+
 TEST(pmu_random_selectors)
 {
 	for (unsigned int seed = 0; seed < 40; seed++) {
@@ -610,7 +638,8 @@ TEST(pmu_random_selectors)
 				pmu_set_filter(&pmu, &naive.filter);
 				break;
 			default:
-				pmu_commit(&pmu);
+				check_selectors_in(&pmu, &recorder);
+				commit_counted(&pmu);
 				naive_commit(&naive);
 				naive_check_selectors(&naive, &pmu, &recorder);
 				if (step & 1)
