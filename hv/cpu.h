@@ -35,6 +35,14 @@ static ALWAYS_INLINE void cpu_wrmsr(u32 msr, u64 value)
 	asm volatile("wrmsr" : : "c"(msr), "a"((u32)value), "d"((u32)(value >> 32)) : "memory");
 }
 
+static ALWAYS_INLINE u64 cpu_rdtsc(void)
+{
+	u32 lo, hi;
+
+	asm volatile("rdtsc" : "=a"(lo), "=d"(hi));
+	return lo | (u64)hi << 32;
+}
+
 /* A #GP on the instruction at the label continues at the other label (see fault_fixup() in hv/panic.c). */
 #define EXTABLE(from, to)                                                                          \
 	".pushsection .extable,\"a\"\n.long " from " - ., " to " - .\n.popsection\n"

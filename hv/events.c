@@ -96,7 +96,7 @@ static void reset_l1(struct vcpu *v)
 
 void halt_end(struct vcpu *v)
 {
-	v->clock.now = v->halt_now + (v->vmcb->save.rip != v->halt_rip ? v->clock.insn_ticks : 0);
+	v->clock.now = halt_time(v);
 	vcpu_clr_special(v, SPECIAL_HALT);
 	vcpu_reset_intercepts(v);
 }

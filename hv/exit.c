@@ -54,6 +54,8 @@ static const struct exit_entry exits[] = {
 	[VMEXIT_MWAIT] = {exit_halt, SVM(0xc9)},
 };
 
+static_assert(ARRAY_SIZE(exits) <= EXIT_SLOTS, "these codes are their own slots");
+
 const char *exit_name(u64 code)
 {
 	switch (code) {
@@ -317,12 +319,14 @@ static ALWAYS_INLINE void settle_ticks(struct vcpu *v)
 		backend_hide_counters(v, v->guest_only.ahead);
 }
 
-static ALWAYS_INLINE void record(struct vcpu *v, u64 code, u64 rip)
+/* `slot` is exit_slot() of the code, which of a code in exits[] is the code itself. */
+static ALWAYS_INLINE void record(struct vcpu *v, u64 code, u64 slot, u64 rip)
 {
 	u64 n = v->exits++ % EXIT_HISTORY;
 
 	v->history_code[n] = code;
 	v->history_rip[n] = rip;
+	v->exit_counts[slot]++;
 }
 
 /* L2's exit becomes L1's. */
@@ -373,7 +377,7 @@ void vcpu_exit_special(struct vcpu *v)
 	u64 code = v->vmcb->control.exit_code;
 	bool hardware_pmu = v->hardware_pmu;
 
-	record(v, code, v->vmcb->save.rip);
+	record(v, code, exit_slot(code), v->vmcb->save.rip);
 	if (unlikely(v->special & (SPECIAL_TRACK | SPECIAL_SOFT_EVENT | SPECIAL_VIRQ)))
 		undo(v);
 	if (unlikely(v->special & SPECIAL_ENTRY)) {
@@ -407,7 +411,7 @@ static NOINLINE void ordinary_unknown(struct vcpu *v)
 		exit_special(v);
 		return;
 	}
-	record(v, code, v->vmcb->save.rip);
+	record(v, code, code, v->vmcb->save.rip);
 	locate(v, &exits[code], code);
 	apply(v, exits[code].handle(v), hardware_pmu);
 	if (hardware_pmu)
@@ -425,7 +429,7 @@ static void ordinary_known(struct vcpu *v)
 		ordinary_unknown(v);
 		return;
 	}
-	record(v, code, rip);
+	record(v, code, code, rip);
 	v->next_rip = known->next_rip;
 	apply(v, known->handle(v), false);
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* Exits of instructions that any guest may use: CPUID, RDPMC, MOV of control registers, VMMCALL. MSRs: exit_msr.c. */
+/* Exits of instructions that any guest may use: CPUID, RDPMC, MOV of control registers. MSRs: exit_msr.c, VMMCALL:
+ * hypercall.c. */
 #include "hv/core/insn.h"
 #include "hv/cpu.h"
 #include "hv/known.h"
 #include "hv/log.h"
 #include "hv/memory.h"
 #include "hv/vcpu.h"
-#include "pmu/filter.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
 
@@ -169,100 +169,5 @@ u32 exit_cr8_write(struct vcpu *v)
 	c->int_ctl = (c->int_ctl & ~(u32)V_TPR_MASK) | (u32)value;
 	if (nested_holds_tpr(v))
 		v->nested.ctl.int_ctl = (v->nested.ctl.int_ctl & ~(u32)V_TPR_MASK) | (u32)value;
-	return ADVANCE;
-}
-
-static u32 hypercall_status(struct vcpu *v, u64 gpa)
-{
-	struct tally_status status = {
-		.version = TALLY_ABI_VERSION,
-		.backend = v->backend,
-		.exact = vcpu_counts_exactly(v),
-		.counters = v->backend == TALLY_BACKEND_OFF ? 0 : pmu_counters(&v->pmu),
-		.reprogram_pmc_on_nested_transition = v->pmu.reprogram_pmc_on_nested_transition,
-		.evtsel_writes = v->pmu.evtsel_writes,
-		.transitions = v->transitions,
-		.svme_toggles = v->svme_toggles,
-		.exits = v->exits,
-		.shadow_fills = v->shadow.fills,
-		.shadow_flushes = v->shadow.flushes,
-		.tlb_flushes = v->tlb_flushes,
-		.shadow_pages = v->shadow.pool.used,
-		.hole_accesses = v->hole_accesses,
-		.region_gpa = v->hole.start,
-		.region_bytes = v->hole.end - v->hole.start,
-	};
-
-	for (unsigned int i = 0; i < status.counters; i++) {
-		status.counter[i].eventsel = v->pmu.eventsel[i];
-		status.counter[i].eventsel_hw = pmu_machine_evtsel(&v->pmu, i);
-		pmu_rdpmc(&v->pmu, i, &status.counter[i].value);
-	}
-	__builtin_memcpy(guest_at(&v->mem, gpa), &status, sizeof(status));
-	return 0;
-}
-
-static u64 hypercall_filter_set(struct vcpu *v, u64 gpa)
-{
-	struct tally_filter filter;
-	int error;
-
-	__builtin_memcpy(&filter, guest_at(&v->mem, gpa), sizeof(filter));
-	asm volatile(""
-		     :
-		     :
-		     : "memory"); /* L1's may change; the copy is what is checked and taken */
-	error = pmu_filter_check(&filter);
-	if (error)
-		return (u64)(s64)error;
-	pmu_set_filter(&v->pmu, &filter);
-	backend_selector_written(v);
-	log_guest("event=filter action=%u entries=%u", filter.action, filter.count);
-	return 0;
-}
-
-static u64 hypercall_filter_get(struct vcpu *v, u64 gpa)
-{
-	__builtin_memcpy(guest_at(&v->mem, gpa), &v->pmu.filter, sizeof(v->pmu.filter));
-	return 0;
-}
-
-/* A buffer that a guest named: inside one page, in memory, not ours. */
-static bool buffer_ok(struct vcpu *v, u64 gpa, u64 bytes)
-{
-	return bytes && bytes <= PAGE_SIZE && gpa < v->mem.limit &&
-	       gpa % PAGE_SIZE + bytes <= PAGE_SIZE &&
-	       !vcpu_names_hole(v, gpa, bytes, "hypercall-buffer");
-}
-
-u32 exit_vmmcall(struct vcpu *v)
-{
-	struct vmcb_save *s = &v->vmcb->save;
-	u64 gpa = v->gpr[GPR_RBX], bytes = v->gpr[GPR_RCX], call = s->rax;
-
-	if (vcpu_in_l2(v) || s->cpl)
-		return INJECT_UD;
-	switch (call) {
-	case TALLY_CALL_STATUS:
-		s->rax = !(gpa % 8) && buffer_ok(v, gpa, sizeof(struct tally_status))
-				 ? hypercall_status(v, gpa)
-				 : (u64)-E_RANGE;
-		break;
-	case TALLY_CALL_LOG_READ:
-		s->rax = buffer_ok(v, gpa, bytes)
-				 ? log_read(&v->gpr[GPR_RDX], guest_at(&v->mem, gpa), bytes)
-				 : (u64)-E_RANGE;
-		break;
-	case TALLY_CALL_FILTER_SET:
-	case TALLY_CALL_FILTER_GET:
-		if (gpa % 8 || bytes < sizeof(struct tally_filter) || !buffer_ok(v, gpa, bytes))
-			s->rax = (u64)-E_RANGE;
-		else
-			s->rax = call == TALLY_CALL_FILTER_SET ? hypercall_filter_set(v, gpa)
-							       : hypercall_filter_get(v, gpa);
-		break;
-	default:
-		return INJECT_UD;
-	}
 	return ADVANCE;
 }

@@ -178,6 +178,11 @@ static NOINLINE u32 read_other(struct vcpu *v, u32 msr)
 			return INJECT_GP; /* hidden */
 		FALLTHROUGH;
 	default:
+		if (unlikely(hypercall_is_msr(msr))) {
+			if (hypercall_rdmsr(v, msr, &value) != ADVANCE)
+				return INJECT_GP;
+			break;
+		}
 		if (!cpu_rdmsr_safe(msr, &value))
 			return INJECT_GP;
 	}
@@ -224,6 +229,8 @@ static NOINLINE u32 write_other(struct vcpu *v, u32 msr, u64 value)
 			return write_debugctl(v, value);
 		break;
 	}
+	if (unlikely(hypercall_is_msr(msr)))
+		return hypercall_wrmsr(v, msr, value);
 	lbr = lbr_field(v, msr);
 	if (unlikely(lbr)) {
 		*lbr = value;

@@ -200,6 +200,7 @@ s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *fr
 		return error;
 	}
 
+	v->special_exit = exit_special;
 	v->vmcb01 = &the_cpu.vmcb01;
 	v->vmcb02 = &the_cpu.vmcb02;
 	v->vmcb01_hpa = memory_hpa(v->vmcb01);

@@ -11,6 +11,7 @@
 #include "hv/core/shadow.h"
 #include "hv/core/vmrun_check.h"
 #include "hv/core/walk.h"
+#include "hv/trace.h"
 #include "pmu/clock.h"
 #include "pmu/guest_only.h"
 #include "pmu/pmu.h"
@@ -38,14 +39,15 @@ enum gpr {
 #define EXIT_HISTORY 32
 
 /* Why an exit is not an ordinary one of L1's: see vcpu_exit_special(). */
-#define SPECIAL_L2 BIT(0)    /* L2 runs */
-#define SPECIAL_HALT BIT(1)  /* the guest is in HLT: the time until the exit is not counted */
-#define SPECIAL_STEP BIT(2)  /* one instruction runs by itself: step_begin() */
-#define SPECIAL_NMI BIT(3)   /* an NMI that L0 took while L1 had GIF=0 is owed to L1 or L2 */
-#define SPECIAL_INIT BIT(6)  /* the same for an INIT */
-#define SPECIAL_TRACK BIT(7) /* a counter asks for the CPL: hv/track.c */
-#define SPECIAL_VIRQ BIT(8)  /* an interrupt that L0 took is L1's V_IRQ */
-#define SPECIAL_ENTRY BIT(4) /* EVENTINJ or TLB_CONTROL were set for one VMRUN */
+#define SPECIAL_L2 BIT(0)     /* L2 runs */
+#define SPECIAL_HALT BIT(1)   /* the guest is in HLT: the time until the exit is not counted */
+#define SPECIAL_STEP BIT(2)   /* one instruction runs by itself: step_begin() */
+#define SPECIAL_NMI BIT(3)    /* an NMI that L0 took while L1 had GIF=0 is owed to L1 or L2 */
+#define SPECIAL_INIT BIT(6)   /* the same for an INIT */
+#define SPECIAL_TRACK BIT(7)  /* a counter asks for the CPL: hv/track.c */
+#define SPECIAL_VIRQ BIT(8)   /* an interrupt that L0 took is L1's V_IRQ */
+#define SPECIAL_ENTRY BIT(4)  /* EVENTINJ or TLB_CONTROL were set for one VMRUN */
+#define SPECIAL_WATCH BIT(15) /* exits are recorded: trace_watch() */
 #define SPECIAL_SOFT_EVENT                                                                         \
 	BIT(5)	      /* an INTn, INT3 or INTO of L1's is injected on a CPU without NRIPS */
 #define HOLE_LEAVES 4 /* pages that one instruction can write to */
@@ -84,6 +86,25 @@ static_assert(sizeof(struct known_exit) == 128, "known_exit: found by a shift");
 #define KNOWN_EXITS 0x100 /* of L1; found by the low bits of RIP; a power of two */
 #define KNOWN_L2_EXITS 0x40
 
+/* Exits are counted by the low bits of their code, which are enough to tell all codes apart. */
+#define EXIT_SLOTS 0x800u
+
+static ALWAYS_INLINE u64 exit_slot(u64 code)
+{
+	return code % EXIT_SLOTS;
+}
+
+struct exit_cost {
+	u64 timed, ticks, ticks_max;
+};
+
+/* The hypercalls by MSR: see abi/hypercall.h. */
+struct call_window {
+	u64 rdx, result;
+	unsigned int position; /* in buffer[] */
+	u64 buffer[PAGE_SIZE / 8];
+};
+
 struct nested {
 	/* L0's copy of vmcb12's control area: read once, checked, used. While L2 runs V_GIF in it is current, and V_IRQ
 	 * where V_GIF=0 holds it. */
@@ -117,6 +138,7 @@ struct vcpu {
 	u64 clock_overhead; /* TSC ticks of L0's own part between the two readings */
 	u64 probe_rsp;	    /* stack of vmrun_probe()'s caller */
 	void (*ordinary_exit)(struct vcpu *v);
+	void (*special_exit)(struct vcpu *v);
 	void (*on_exit)(struct vcpu *v); /* called at #VMEXIT; chosen by vcpu_set_special() */
 	u64 halt_now;			 /* clock.now when the guest was let into HLT */
 	u64 halt_rip;
@@ -182,6 +204,11 @@ struct vcpu {
 	u64 hole_accesses;
 	u64 history_code[EXIT_HISTORY];
 	u64 history_rip[EXIT_HISTORY];
+	u64 exit_counts[EXIT_SLOTS];
+	struct exit_cost exit_costs[EXIT_SLOTS]; /* with TALLY_WATCH_COST */
+	u32 watching;				 /* TALLY_WATCH_* */
+	struct call_window window;
+	struct trace trace;
 	struct known_exit known[KNOWN_EXITS];
 	struct known_exit known_l2[KNOWN_L2_EXITS];
 };
@@ -206,6 +233,7 @@ extern u8 nmi_seen, init_seen, irq_seen; /* irq_seen: the vector */
 
 /* exit.c */
 void exit_special(struct vcpu *v); /* vmrun.asm */
+void exit_watched(struct vcpu *v); /* vmrun.asm */
 void exit_probed(struct vcpu *v);  /* vmrun.asm */
 void vcpu_exit_special(struct vcpu *v);
 /* The value of on_exit for ordinary exits, once the backend is known. */
@@ -259,6 +287,11 @@ void interrupts_choose(struct vcpu *v, bool take);
 /* events.c */
 void halt_end(struct vcpu *v);
 unsigned int events_take(struct vcpu *v, bool interrupt);
+/* With SPECIAL_HALT: clock.now without the time asleep, and whether the HLT is behind the guest. */
+static inline u64 halt_time(const struct vcpu *v)
+{
+	return v->halt_now + (v->vmcb->save.rip != v->halt_rip ? v->clock.insn_ticks : 0);
+}
 /* NMI and INIT that L0 took and owes, as soon as they may come. */
 void events_deliver(struct vcpu *v);
 /* L2's STGI and CLGI: of its virtual GIF, if L1 has given it one (APM2 §15.33.2). */
@@ -296,6 +329,15 @@ void hole_write(struct vcpu *v, u64 *leaf);
 void step_end(struct vcpu *v);
 /* At the exit of SPECIAL_STEP; true if that exit is dealt with. */
 bool step_exit(struct vcpu *v);
+
+/* hypercall.c */
+/* RDMSR and WRMSR of L1's in the range of TALLY_MSR_*. */
+bool hypercall_is_msr(u32 msr);
+u32 hypercall_rdmsr(struct vcpu *v, u32 msr, u64 *value);
+u32 hypercall_wrmsr(struct vcpu *v, u32 msr, u64 value);
+
+/* trace.c */
+void vcpu_exit_watched(struct vcpu *v);
 
 /* exit families */
 u32 exit_cpuid(struct vcpu *v);
@@ -402,6 +444,12 @@ static inline bool vcpu_counts_exactly(const struct vcpu *v)
 	}
 }
 
+/* Counters that run now. */
+static inline u64 vcpu_counting(const struct vcpu *v)
+{
+	return v->pmu.enabled_hw & (v->backend == TALLY_BACKEND_CLOCK ? v->clock.countable : ~0ull);
+}
+
 /* An intercept that L0 wants or not from now on, of all guests. The caller ends with vcpu_reset_intercepts(). */
 static inline void vcpu_set_l0_intercept(struct vcpu *v, unsigned int bit, bool on)
 {
@@ -438,7 +486,7 @@ static ALWAYS_INLINE bool nested_wants(const struct vcpu *v, u64 code)
 static ALWAYS_INLINE void vcpu_set_special(struct vcpu *v, u64 reasons)
 {
 	v->special |= (u32)reasons;
-	v->on_exit = exit_special;
+	v->on_exit = v->special_exit;
 }
 
 static ALWAYS_INLINE void vcpu_clr_special(struct vcpu *v, u64 reasons)

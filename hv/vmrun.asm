@@ -54,7 +54,7 @@ default rel
 
 section .text
 
-extern vcpu_exit_special, core_main, fault, pmi_due
+extern vcpu_exit_special, vcpu_exit_watched, core_main, fault, pmi_due
 
 ; NORETURN void vmrun_loop(struct vcpu *): from the registers in vcpu.gpr on.
 ;
@@ -152,14 +152,23 @@ vmrun_loop_switched:
 	jmp	.enter
 
 ; One of the values of vcpu.on_exit: what is not ordinary wants all registers.
-global exit_special
-exit_special:
+%macro SAVE_ALL 0
 	mov	[rdi + VCPU_GPR + 8 * 5], rbp
 	mov	[rdi + VCPU_GPR + 8 * 12], r12
 	mov	[rdi + VCPU_GPR + 8 * 13], r13
 	mov	[rdi + VCPU_GPR + 8 * 14], r14
 	mov	[rdi + VCPU_GPR + 8 * 15], r15
+%endmacro
+global exit_special
+exit_special:
+	SAVE_ALL
 	jmp	vcpu_exit_special
+
+; The same while somebody watches: hv/trace.h.
+global exit_watched
+exit_watched:
+	SAVE_ALL
+	jmp	vcpu_exit_watched
 
 ; Another: back to the caller of vmrun_probe().
 global exit_probed

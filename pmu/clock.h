@@ -13,12 +13,15 @@
 /* QEMU's largest shift. The arithmetic would bear 16: 64 bits less the width of a counter. */
 #define PMU_CLOCK_MAX_SHIFT 10
 
+/* In `counting`: somebody else wants `now` advanced, too. */
+#define PMU_CLOCK_TIME BIT(63)
+
 struct pmu_clock {
 	struct pmu_hw hw; /* first: the hw functions find the rest from it */
 	/* Guest time in ticks, without L0's and without HLT's. The caller advances it before
 	 * anything here is called; while `counting` is 0 it may stand still. */
 	u64 now;
-	u64 counting;	/* counters that run now */
+	u64 counting;	/* counters that run now; the caller may have PMU_CLOCK_TIME in it */
 	u64 insn_ticks; /* ticks per instruction; 1 if not exact */
 	unsigned int shift;
 	bool exact;

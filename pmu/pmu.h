@@ -162,7 +162,7 @@ static inline u64 pmu_machine_evtsel(const struct pmu *pmu, unsigned int idx)
 	return pmu->eventsel_hw_no_en[idx] | ((pmu->enabled_hw & BIT(idx)) ? EVTSEL_EN : 0);
 }
 
-/* What the machine holds in `mode`, as things are. */
+/* What the machine holds in `mode`, as things are, at a CPL that the counter counts. */
 u64 pmu_machine_evtsel_in(const struct pmu *pmu, unsigned int idx, enum pmu_mode mode);
 
 /* What follows is in the exit path: a trigger with an empty bitmap is a store, a load, a test and a

@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The interface to software in L1: CPUID leaves 4000_00xx and VMMCALL at CPL 0.
+ * The interface to software in L1: CPUID leaves 4000_00xx, VMMCALL at CPL 0, and the same calls by MSR.
+ * docs/hypercalls.md explains it.
+ *
  * RAX selects the call, RBX, RCX, RDX are arguments; RAX returns 0 or more, or a negated enum error.
  * A VMMCALL with another RAX, from CPL > 0 or from L2 is what it is without a hypervisor: #UD.
+ *
+ * RBX is the gpa of the caller's buffer and RCX its bytes: at most one page, not crossing one, RBX 8-byte aligned.
+ * What a call has to tell that does not fit is not written. Structs grow at their end, and say how long they are.
  */
 #ifndef TALLY_ABI_HYPERCALL_H
 #define TALLY_ABI_HYPERCALL_H
@@ -31,7 +36,7 @@
  * the next one of us below counted, which are this hypervisor's own accesses to the PMU that it has from there */
 #define TALLY_CPUID_PMU_ACCESSES 0x40000002u
 
-#define TALLY_ABI_VERSION 1u
+#define TALLY_ABI_VERSION 2u
 
 enum tally_backend {
 	TALLY_BACKEND_OFF = 0,
@@ -40,20 +45,53 @@ enum tally_backend {
 	TALLY_BACKEND_SWITCHED = 3,
 };
 
-#define TALLY_CALL(n) (0x54414c4c00000000ull | (n)) /* "TALL" */
+#define TALLY_CALL_BASE 0x54414c4c00000000ull /* "TALL" */
+#define TALLY_CALL(n) (TALLY_CALL_BASE | (n))
 
-/* RBX = gpa of a struct tally_status, 8-byte aligned, inside one page. */
+/* A struct tally_status. RCX = 0 stands for the TALLY_STATUS_BYTES_V1 of version 1, which did not look at RCX. Returns 0. */
 #define TALLY_CALL_STATUS TALLY_CALL(1)
-/* RBX = gpa of a buffer, RCX = its bytes (at most one page, not crossing one), RDX = position in the log.
- * Returns the bytes copied; RDX = position after them. A position already overwritten moves to the oldest byte. */
+/* The log from position RDX on, RBX with any alignment. Returns the bytes copied; RDX = position after them. A position
+ * already overwritten moves to the oldest byte. */
 #define TALLY_CALL_LOG_READ TALLY_CALL(2)
-/* RBX = gpa of a struct tally_filter (abi/filter.h), 8-byte aligned, RCX = the buffer's bytes: at least the struct's, and
- * inside one page. SET holds from the VMMCALL's own retirement on; -E_INVAL: malformed, -E_UNSUPP: of another version, and
- * the filter stays as it was. GET gives the one that holds. */
+/* A struct tally_stats with the exit codes from RDX on. Returns its bytes; RDX = the first code that had no place, or 0. */
+#define TALLY_CALL_STATS TALLY_CALL(3)
+/* A struct tally_filter (abi/filter.h); RCX: at least its bytes. SET holds from the call's own retirement on; -E_INVAL:
+ * malformed, -E_UNSUPP: of another version, and the filter stays as it was. GET gives the one that holds. Both return 0. */
 #define TALLY_CALL_FILTER_SET TALLY_CALL(4)
 #define TALLY_CALL_FILTER_GET TALLY_CALL(5)
+/* RDX = TALLY_WATCH_*: what is recorded from now on; no buffer. What is switched on starts empty. Returns what was on
+ * before. */
+#define TALLY_CALL_TRACE_CONTROL TALLY_CALL(6)
+/* A struct tally_trace with the records from number RDX on. Returns its bytes; RDX = the number after its last one. */
+#define TALLY_CALL_TRACE_READ TALLY_CALL(7)
+#define TALLY_CALLS 32u /* numbers are below this */
+
+/*
+ * For software that cannot execute VMMCALL at CPL 0: the same calls by RDMSR and WRMSR of L1's, with a buffer of one page
+ * in the hypervisor in place of RBX and RCX. One for each CPU. All other accesses are #GP.
+ *
+ * VERSION  RDMSR or WRMSR: position, RDX and RESULT become 0; reads as TALLY_ABI_VERSION
+ * DATA     RDMSR, WRMSR: the 8 bytes of the buffer at `position`, which moves on by 8, from the end to the start
+ * RESULT   RDMSR: RAX of the last call
+ * RDX      RDMSR, WRMSR: RDX of the next call, and after it what the call made of it
+ * CALL(n)  WRMSR: RDX = the value, call n, position = 0
+ *          RDMSR: call n with RDX as it is, position = 0; reads as RESULT. Only calls that change nothing
+ */
+#define TALLY_MSR_VERSION 0x40000080u
+#define TALLY_MSR_DATA 0x40000081u
+#define TALLY_MSR_RESULT 0x40000082u
+#define TALLY_MSR_RDX 0x40000083u
+#define TALLY_MSR_CALL(n) (0x400000a0u + (u32)(n))
 
 #define TALLY_MAX_COUNTERS 8
+
+/* What the counters' HostOnly and GuestOnly depend on. */
+enum tally_level {
+	TALLY_LEVEL_SVME0, /* L1 with EFER.SVME=0 */
+	TALLY_LEVEL_L1,	   /* L1 with EFER.SVME=1 */
+	TALLY_LEVEL_L2,
+	TALLY_LEVELS,
+};
 
 struct tally_status {
 	u32 version; /* TALLY_ABI_VERSION */
@@ -61,7 +99,7 @@ struct tally_status {
 	u32 exact;
 	u32 counters;
 	u64 reprogram_pmc_on_nested_transition;
-	u64 evtsel_writes; /* selector writes that reached the machine */
+	u64 evtsel_writes; /* selectors changed in the machine */
 	u64 transitions;   /* emulated VMRUN and #VMEXIT to L1 */
 	u64 svme_toggles;
 	u64 exits;	    /* all exits to L0 */
@@ -77,8 +115,85 @@ struct tally_status {
 		u64 eventsel_hw; /* as the machine holds it now */
 		u64 value;
 	} counter[TALLY_MAX_COUNTERS];
+
+	/* since version 2 */
+	u32 bytes;	/* of this struct */
+	u32 level;	/* enum tally_level, of the caller */
+	u32 perfmon_v2; /* the global registers below exist for the guest */
+	u32 watching;	/* TALLY_WATCH_* */
+	u64 reprogram_pmc_on_svme_toggle;
+	u64 reprogram_pending;
+	u64 counting; /* counters that run now */
+	u64 global_ctl;
+	u64 global_status;
+	u64 commits;	   /* times that selectors were compared with what they must be */
+	u64 evtsel_elided; /* selectors in them that were right already: writes that were spared */
+	u64 eventsel_hw_at[TALLY_MAX_COUNTERS][TALLY_LEVELS]; /* as the machine holds it there */
 };
 
-static_assert(sizeof(struct tally_status) == 16 + 12 * 8 + 8 * 24, "tally_status");
+#define TALLY_STATUS_BYTES_V1 304u
+static_assert(offsetof(struct tally_status, bytes) == TALLY_STATUS_BYTES_V1, "tally_status 1");
+static_assert(sizeof(struct tally_status) == TALLY_STATUS_BYTES_V1 + 16 + 7 * 8 + 8 * 3 * 8,
+	      "tally_status 2");
+
+/* One kind of exit to L0. Ticks of the TSC, from L0's first C function to its last; the world switch is not in them. */
+struct tally_exit {
+	u64 code; /* as in the VMCB */
+	u64 exits;
+	u64 timed; /* exits that the rest is about: those under TALLY_WATCH_COST */
+	u64 ticks;
+	u64 ticks_max;
+};
+
+struct tally_stats {
+	u32 version; /* TALLY_ABI_VERSION */
+	u32 header_bytes;
+	u32 kinds; /* entries of exit[] in this buffer; kinds that never came are left out */
+	u32 kind_bytes;
+	u32 watching; /* TALLY_WATCH_* */
+	u32 reserved;
+	u64 tsc; /* now */
+	struct tally_exit exit[];
+};
+
+static_assert(sizeof(struct tally_stats) == 32 && sizeof(struct tally_exit) == 40, "tally_stats");
+
+#define TALLY_WATCH_TRACE 0x1u /* what the counters do, into the trace */
+#define TALLY_WATCH_COST 0x2u  /* what exits cost, into the statistics */
+
+enum tally_trace_kind {
+	TALLY_TRACE_START =
+		1, /* value: ticks for each instruction if `time` is an exact clock, else 0 */
+	TALLY_TRACE_STOP,     /* value as in START */
+	TALLY_TRACE_LEVEL,    /* `level` begins; value: the exit code of what made it begin */
+	TALLY_TRACE_EVENTSEL, /* the guest's selector `counter` is `value` from now on */
+	TALLY_TRACE_COUNTER, /* `counter` holds `value`: at START, at STOP, and when the guest writes it */
+	TALLY_TRACE_EVENTSEL_HW, /* the machine's selector `counter` was replaced by `value` */
+	TALLY_TRACE_ENABLES, /* EN was set in the machine's selectors of value[31:0], cleared in those of value[63:32] */
+	TALLY_TRACE_OVERFLOW, /* the counters in `value` were found to have carried out of bit 47 */
+};
+
+struct tally_trace_record {
+	u64 time; /* backend clock: guest time in ticks of the TSC, without L0's; else the TSC */
+	u64 tsc;
+	u64 value;
+	u8 kind;    /* enum tally_trace_kind */
+	u8 level;   /* enum tally_level, after what is recorded */
+	u8 counter; /* where it is about one */
+	u8 reserved;
+	u32 counters; /* those that run, after what is recorded */
+};
+
+struct tally_trace {
+	u64 first;   /* number of record[0] */
+	u64 dropped; /* records from the number that was asked for on that are overwritten */
+	u64 written; /* records since TALLY_WATCH_TRACE was switched on */
+	u32 records; /* of record[] in this buffer */
+	u32 record_bytes;
+	struct tally_trace_record record[];
+};
+
+static_assert(sizeof(struct tally_trace) == 32 && sizeof(struct tally_trace_record) == 32,
+	      "tally_trace");
 
 #endif
