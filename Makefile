@@ -7,7 +7,7 @@ VERSION := 0.1.0
 Q := $(if $(V),,@)
 say = @printf '  %-7s %s\n' $(1) $(2)
 
-all: $(O)/tallyvisor.efi guests
+all: $(O)/tallyvisor.efi guests $(O)/tally $(O)/tally.efi
 
 # --- sources -------------------------------------------------------------------------------------
 PMU := $(wildcard pmu/*.c)
@@ -16,6 +16,7 @@ HV := $(wildcard hv/*.c)
 BOOT := $(wildcard boot/*.c)
 GUEST_LIB := $(wildcard guest/lib/*.c)
 GUESTS := $(patsubst guest/%.c,%,$(wildcard guest/*.c))
+CLIENT := $(filter-out client/linux.c client/efi.c,$(wildcard client/*.c)) hv/core/format.c
 TESTS := $(wildcard tests/host/*.c)
 FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 
@@ -39,6 +40,7 @@ EFI_LD = -nostdlib -znocombreloc -shared -Bsymbolic --no-undefined --warn-common
 EFI_END = $(EFI_LIBS) $(dir $(EFI_LIBS))libefi.a
 EFI_COPY := objcopy -j .text -j .sdata -j .data -j .rodata -j .dynamic -j .dynsym -j '.rel*' \
 	-j .reloc --target efi-app-x86_64
+LINUX_FLAGS := -std=gnu11 -O2 -g $(WARN) -Iinclude -I. -MMD -MP -DTALLY_VERSION='"$(VERSION)"'
 HOST_CC ?= clang
 FUZZ_CC ?= clang
 HOST_FLAGS := -std=gnu11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all $(WARN) -Iinclude -I. -MMD -MP
@@ -53,7 +55,7 @@ obj = $(patsubst %,$(O)/$(1)/%.o,$(basename $(2)))
 HV_OBJ := $(call obj,hv,$(PMU) $(CORE) $(HV)) $(O)/hv/hv/vmrun.o
 BOOT_OBJ := $(call obj,efi,$(BOOT)) $(O)/efi/core.o
 LIB_OBJ := $(call obj,efi,$(GUEST_LIB)) $(patsubst %.asm,$(O)/efi/%.asm.o,$(wildcard guest/lib/*.asm))
-TEST_OBJ := $(call obj,host,$(TESTS) $(PMU) $(CORE) boot/config.c boot/filter.c)
+TEST_OBJ := $(call obj,host,$(TESTS) $(PMU) $(CORE) boot/config.c boot/filter.c client/out.c client/names.c)
 
 $(O)/hv/%.o: %.c Makefile | deps
 	$(call say,CC,$<)
@@ -108,6 +110,23 @@ $(O)/guest/%.efi: $(O)/guest/%.so
 
 # a guest of several files
 $(O)/guest/fuzz_vmrun.so: $(call obj,efi,$(wildcard guest/fuzz/*.c))
+
+# the client: a UEFI application, and a program for any Linux
+$(O)/tally.so: $(call obj,efi,$(CLIENT) client/efi.c guest/lib/string.c)
+	$(Q)ld $(EFI_LD) -o $@ $^ $(EFI_END)
+
+$(O)/tally.efi: $(O)/tally.so
+	$(call say,EFI,$@)
+	$(Q)$(EFI_COPY) $< $@
+
+$(O)/linux-client/%.o: %.c Makefile | deps
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LINUX_FLAGS) -c -o $@ $<
+
+$(O)/tally: $(call obj,linux-client,$(CLIENT) client/linux.c)
+	$(call say,LD,$@)
+	$(Q)$(CC) -static -o $@ $^
 
 guests: $(GUESTS:%=$(O)/guest/%.efi)
 
@@ -183,6 +202,8 @@ check: | deps deps-check ## include directions, purity, format, clang-tidy, cppc
 format: | deps-check ## put all C files into the project's format
 	$(Q)clang-format -i $$(git ls-files '*.c' '*.h')
 
+tally: $(O)/tally ## the client for Linux on Tallyvisor: build/tally, one static program
+
 image: $(O)/tallyvisor.efi $(O)/guest/demo.efi | deps-qemu ## a USB image with the demo: build/tallyvisor.img
 	$(Q)tools/mkimage $(O)/tallyvisor.img EFI/BOOT/BOOTX64.EFI=$(O)/tallyvisor.efi \
 		EFI/BOOT/tallyvisor.cfg=boot/tallyvisor.cfg guest/demo.efi=$(O)/guest/demo.efi
@@ -204,7 +225,7 @@ deps:
 deps-%:
 	@tools/setup $*
 
-.PHONY: all guests run test test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun test-qemu test-linux test-l1 bench bench-kvm hostile check format image debug clean help deps
+.PHONY: all guests tally run test test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun test-qemu test-linux test-l1 bench bench-kvm hostile check format image debug clean help deps
 .SECONDARY:
 export ACCEL QEMU OVMF FUZZ_RUNS FUZZ_SECONDS
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -171,6 +171,7 @@ enum tally_trace_kind {
 	TALLY_TRACE_EVENTSEL_HW, /* the machine's selector `counter` was replaced by `value` */
 	TALLY_TRACE_ENABLES, /* EN was set in the machine's selectors of value[31:0], cleared in those of value[63:32] */
 	TALLY_TRACE_OVERFLOW, /* the counters in `value` were found to have carried out of bit 47 */
+	TALLY_TRACE_DROPPED,  /* never from the hypervisor: where a file lacks `value` records */
 };
 
 struct tally_trace_record {
