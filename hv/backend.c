@@ -548,25 +548,47 @@ static NOINLINE void note_unsupported(struct vcpu *v, u64 counters)
 	}
 }
 
+/* Two words of intercepts at once, which need not be aligned for that. */
+static ALWAYS_INLINE void words_or(void *words, u64 bits)
+{
+	u64 value;
+
+	__builtin_memcpy(&value, words, sizeof(value));
+	value |= bits;
+	__builtin_memcpy(words, &value, sizeof(value));
+}
+
+static ALWAYS_INLINE void words_and(void *words, u64 bits)
+{
+	u64 value;
+
+	__builtin_memcpy(&value, words, sizeof(value));
+	value &= bits;
+	__builtin_memcpy(words, &value, sizeof(value));
+}
+
 /*
  * With the clock, HLT and MWAIT exit as long as a counter is enabled, in whatever mode (exit_halt()). Decided here and
  * not when the counter starts, so that a transition has nothing to do for it.
  */
 static void set_halt_intercepts(struct vcpu *v, bool on)
 {
-	/* both are in words 3 and 4, which makes it one u64 for each of the three */
-	const u64 mask = 1ull << (INTERCEPT(HLT) - 96) | 1ull << (INTERCEPT(MWAIT) - 96),
-		  wanted = on ? mask : 0;
-	void *words[] = {&v->l0_intercepts[3], &v->vmcb01->control.intercepts[3],
-			 &v->vmcb02->control.intercepts[3]};
-	u64 ctl, word;
+	/* both are in words 3 and 4 */
+	const u64 mask = 1ull << (INTERCEPT(HLT) - 96) | 1ull << (INTERCEPT(MWAIT) - 96);
+	void *l0 = &v->l0_intercepts[3], *c1 = &v->vmcb01->control.intercepts[3],
+	     *c2 = &v->vmcb02->control.intercepts[3];
+	u64 ctl;
 
 	v->halt_intercepted = on;
-	__builtin_memcpy(&ctl, &v->nested.ctl.intercepts[3], sizeof(ctl));
-	for (unsigned int i = 0; i < ARRAY_SIZE(words); i++) {
-		__builtin_memcpy(&word, words[i], sizeof(word));
-		word = (word & ~mask) | wanted | (i == 2 ? ctl & mask : 0);
-		__builtin_memcpy(words[i], &word, sizeof(word));
+	if (on) {
+		words_or(l0, mask);
+		words_or(c1, mask);
+		words_or(c2, mask);
+	} else {
+		__builtin_memcpy(&ctl, &v->nested.ctl.intercepts[3], sizeof(ctl));
+		words_and(l0, ~mask);
+		words_and(c1, ~mask);
+		words_and(c2, ~mask | ctl);
 	}
 }
 
