@@ -38,6 +38,63 @@ static u64 wanted(const struct phase *p, u32 counter)
 	return pmu_counts(pmu_setting[counter].bits, p->mode) ? PMU_SAMPLE_INSTRUCTIONS : 0;
 }
 
+/*
+ * The same phases again, without a word in between, while the hypervisor records them. The records go to QEMU's debug
+ * console, which `make run` keeps in a file: tools/trace-to-svg and tools/trace-to-perfetto read them there.
+ */
+#define DEBUGCON_PORT 0xe9
+
+static void debugcon(const char *text)
+{
+	while (*text)
+		outb(DEBUGCON_PORT, (u8)*text++);
+}
+
+static void show_record(const struct tally_trace_record *record)
+{
+	const u8 *bytes = (const u8 *)record;
+	char text[3] = {0};
+
+	debugcon("trace: ");
+	for (u64 i = 0; i < sizeof(*record); i++) {
+		text[0] = "0123456789abcdef"[bytes[i] >> 4];
+		text[1] = "0123456789abcdef"[bytes[i] & 15];
+		debugcon(text);
+	}
+	debugcon("\n");
+}
+
+static void enter_phase(enum pmu_mode mode)
+{
+	if (mode == MODE_GUEST) {
+		l2_run();
+		return;
+	}
+	if (mode == MODE_SVME0)
+		svm_disable();
+	else
+		svm_enable();
+	pmu_sample_rdpmc(&sample);
+}
+
+static void trace_phases(void)
+{
+	static u8 page[PAGE_SIZE] ALIGNED(4096);
+	const struct tally_trace *trace = (const struct tally_trace *)page;
+
+	svm_enable(); /* which L2 needs in its own EFER */
+	l2_reset((const void *)l2_sample);
+	svm_disable();
+	hypercall(TALLY_CALL_TRACE_CONTROL, 0, 0, TALLY_WATCH_TRACE);
+	for (u32 i = 0; i < ARRAY_SIZE(phases); i++)
+		enter_phase(phases[i].mode);
+	hypercall(TALLY_CALL_TRACE_CONTROL, 0, 0, 0);
+	if (hypercall(TALLY_CALL_TRACE_READ, (u64)page, sizeof(page), 0) < 0)
+		return;
+	for (u32 i = 0; i < trace->records; i++)
+		show_record(&trace->record[i]);
+}
+
 /* Without an exact clock only "moved or not" can be judged. */
 static bool right(u64 got, u64 want)
 {
@@ -127,6 +184,7 @@ void guest_main(void)
 	pmu_start_settings();
 	for (u32 i = 0; i < ARRAY_SIZE(phases); i++)
 		tap_run(phases[i].name, run_phase, &phases[i]);
+	trace_phases();
 	pmu_stop_all();
 
 	show_table(true);
