@@ -6,6 +6,7 @@
 
 #include "client/os.h"
 #include "client/tally.h"
+#include "client/words.h"
 #include "hv/core/format.h"
 
 #define COMMAND_LINE_MAX 512
@@ -143,35 +144,6 @@ bool os_file_close(void)
 	return ok;
 }
 
-/* The command line of the shell, in words; quotes keep blanks. */
-static unsigned int split(char *line, const char **words)
-{
-	unsigned int count = 0;
-	char *to = line;
-	bool quoted = false, inside = false;
-
-	for (const char *from = line;; from++) {
-		bool end = !*from || (*from == ' ' && !quoted);
-
-		if (*from == '"') {
-			quoted = !quoted;
-		} else if (end && inside) {
-			*to++ = '\0';
-			inside = false;
-		}
-		if (!*from)
-			return count;
-		if (end || *from == '"')
-			continue;
-		if (!inside && count == WORDS_MAX)
-			return count;
-		if (!inside)
-			words[count++] = to;
-		inside = true;
-		*to++ = *from;
-	}
-}
-
 EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *table)
 {
 	static EFI_GUID protocol = LOADED_IMAGE_PROTOCOL;
@@ -187,5 +159,5 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *table)
 	length = self->LoadOptionsSize / sizeof(CHAR16);
 	for (UINTN i = 0; i < length && i < sizeof(line) - 1; i++)
 		line[i] = options[i] < 0x80 ? (char)options[i] : '?';
-	return (EFI_STATUS)tally_main(split(line, words), words);
+	return (EFI_STATUS)tally_main(words_split(line, words, WORDS_MAX), words);
 }
