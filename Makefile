@@ -159,7 +159,7 @@ $(FUZZERS:%=$(O)/fuzz/fuzz_%): $(O)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(O)/fuzz/t
 run: all | deps-qemu ## boot the demo in QEMU: hypervisor, L1, L2 and four counters
 	$(Q)tools/demo $(O)
 
-test: test-host test-qemu test-fuzz-vmrun ## prove everything but the Linux boots
+test: test-host test-qemu test-trace test-fuzz-vmrun ## prove everything but the Linux boots
 
 test-host: $(O)/host-tests $(FUZZERS:%=$(O)/fuzz/fuzz_%) ## pure code under ASan and UBSan, on this machine
 	$(Q)$(O)/host-tests
@@ -180,6 +180,9 @@ test-fuzz-vmrun: all | deps-qemu
 
 test-qemu: all | deps-qemu ## every guest in QEMU, bare and under Tallyvisor
 	$(Q)O=$(O) tests/qemu/run
+
+test-trace: all | deps-qemu deps-trace ## the demo's trace through both converters
+	$(Q)O=$(O) tests/trace/run
 
 bench: all | deps-qemu ## instructions per exit, and their limits
 	$(Q)O=$(O) tests/qemu/bench
@@ -225,7 +228,7 @@ deps:
 deps-%:
 	@tools/setup $*
 
-.PHONY: all guests tally run test test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun test-qemu test-linux test-l1 bench bench-kvm hostile check format image debug clean help deps
+.PHONY: all guests tally run test test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun test-qemu test-trace test-linux test-l1 bench bench-kvm hostile check format image debug clean help deps
 .SECONDARY:
 export ACCEL QEMU OVMF FUZZ_RUNS FUZZ_SECONDS
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
