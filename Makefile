@@ -16,7 +16,7 @@ HV := $(wildcard hv/*.c)
 BOOT := $(wildcard boot/*.c)
 GUEST_LIB := $(wildcard guest/lib/*.c)
 GUESTS := $(patsubst guest/%.c,%,$(wildcard guest/*.c))
-CLIENT := $(filter-out client/linux.c client/efi.c,$(wildcard client/*.c)) hv/core/format.c
+CLIENT := $(filter-out client/linux.c client/efi.c,$(wildcard client/*.c)) hv/core/format.c boot/filter.c
 TESTS := $(wildcard tests/host/*.c)
 FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 

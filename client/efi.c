@@ -86,12 +86,13 @@ bool os_connect(unsigned int cpu)
 
 bool os_call(u32 number, void *buffer, u64 bytes, u64 *rdx, bool changes, s64 *result)
 {
-	(void)changes;
+	if (changes)
+		__builtin_memcpy(buffer_page, buffer, bytes);
 	asm volatile("vmmcall"
 		     : "=a"(*result), "+d"(*rdx)
 		     : "a"(TALLY_CALL(number)), "b"(buffer_page), "c"(bytes)
 		     : "memory");
-	if (buffer && *result >= 0)
+	if (!changes && *result >= 0)
 		__builtin_memcpy(buffer, buffer_page, bytes);
 	return true;
 }

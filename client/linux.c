@@ -107,13 +107,18 @@ static bool read_msr(u32 number, void *to, size_t bytes)
 	return transfer_failed("read", number);
 }
 
-static bool write_msr(u32 number, u64 value)
+static bool write_msrs(u32 number, const void *from, size_t bytes)
 {
 	if (!writable)
 		errno = EBADF;
-	else if (pwrite(msr, &value, sizeof(value), number) == sizeof(value))
+	else if (pwrite(msr, from, bytes, number) == (ssize_t)bytes)
 		return true;
 	return transfer_failed("written", number);
+}
+
+static bool write_msr(u32 number, u64 value)
+{
+	return write_msrs(number, &value, sizeof(value));
 }
 
 /* RDX for the next call. Linux frowns on writes to MSRs, so it is written only if it is not there already. */
@@ -129,9 +134,12 @@ static bool set_rdx(u64 rdx)
 
 bool os_call(u32 number, void *buffer, u64 bytes, u64 *rdx, bool changes, s64 *result)
 {
-	u64 used;
+	u64 used, version;
 
 	if (changes) {
+		if (bytes && (!read_msr(TALLY_MSR_VERSION, &version, sizeof(version)) ||
+			      !write_msrs(TALLY_MSR_DATA, buffer, bytes)))
+			return false;
 		if (!write_msr(TALLY_MSR_CALL(number), *rdx) ||
 		    !read_msr(TALLY_MSR_RESULT, result, sizeof(*result)))
 			return false;

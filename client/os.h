@@ -9,7 +9,8 @@
 bool os_connect(unsigned int cpu);
 
 /*
- * Call `number` of include/abi/hypercall.h, with a buffer of `bytes`, at most a page. *result becomes RAX, *rdx what the
+ * Call `number` of include/abi/hypercall.h, with a buffer of `bytes`, at most a page: its answer, or, of a call that
+ * changes something, what that needs, in whole 8 bytes. *result becomes RAX, *rdx what the
  * call makes of it; where a call goes on from RDX as it was left, it must come next. False: could not call, and os_error()
  * was told why.
  */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Arguments and commands. Whatever is shown goes through out.h, so that each command has one description for both forms. */
 #include "client/tally.h"
+#include "boot/filter.h"
 #include "client/names.h"
 #include "client/os.h"
 #include "client/out.h"
@@ -28,6 +29,9 @@ static const char help[] =
 	"  counters           each counter: its selector, here and at each level, its value\n"
 	"  stats              exits of each kind; with --cost N also what they cost, watched for N "
 	"seconds\n"
+	"  filter             which events may count\n"
+	"  filter HOW         from now on: off, allow:LIST or deny:LIST, as filter= in "
+	"tallyvisor.cfg\n"
 	"  log                the hypervisor's log\n"
 	"  trace start        begins to record what the counters do\n"
 	"  trace stop         ends it; what was recorded stays\n"
@@ -277,6 +281,61 @@ static int command_stats(const struct arguments *a)
 	return ok ? TALLY_EXIT_OK : TALLY_EXIT_ERROR;
 }
 
+static int show_filter(const struct arguments *a)
+{
+	static const char *const actions[] = {"off", "allow", "deny"};
+	struct tally_filter f;
+	s64 result;
+	u64 rdx = 0;
+
+	if (!look(TALLY_CALL_FILTER_GET, &rdx, &result))
+		return TALLY_EXIT_ERROR;
+	__builtin_memcpy(&f, page, sizeof(f));
+	out_begin(&out, a->json, os_print);
+	out_text(&out, "filter", f.action < ARRAY_SIZE(actions) ? actions[f.action] : "unknown");
+	out_table(&out, "list");
+	for (u32 i = 0; i < f.count && i < TALLY_FILTER_MAX; i++) {
+		out_row(&out);
+		out_hex(&out, "event", f.entry[i].event);
+		out_hex(&out, "umask", f.entry[i].umask_match);
+		out_hex(&out, "umask_mask", f.entry[i].umask_mask);
+		out_bool(&out, "excluded", f.entry[i].flags & TALLY_FILTER_EXCLUDE);
+		out_row_end(&out);
+	}
+	out_table_end(&out);
+	out_end(&out);
+	return TALLY_EXIT_OK;
+}
+
+static int command_filter(const struct arguments *a)
+{
+	struct filter_problem problem;
+	struct tally_filter f;
+	size_t bytes = 0;
+	char word[64];
+	u64 rdx = 0;
+	s64 result;
+
+	if (!a->count)
+		return show_filter(a);
+	while (a->words[0][bytes])
+		bytes++;
+	if (!filter_parse(&f, a->words[0], bytes, &problem)) {
+		bytes = problem.bytes < sizeof(word) ? problem.bytes : sizeof(word) - 1;
+		__builtin_memcpy(word, problem.word, bytes);
+		word[bytes] = '\0';
+		os_error("\"%s\" %s", word, problem.text);
+		return TALLY_EXIT_USAGE;
+	}
+	if (!os_call(number_of(TALLY_CALL_FILTER_SET), &f, sizeof(f), &rdx, true, &result))
+		return TALLY_EXIT_ERROR;
+	if (result < 0) {
+		os_error("the hypervisor refuses this filter (error %ld)", -result);
+		return TALLY_EXIT_ERROR;
+	}
+	return show_filter(a);
+}
+
 static int command_log(const struct arguments *a)
 {
 	u64 position = 0, bytes;
@@ -417,6 +476,7 @@ static const struct command {
 } commands[] = {
 	{"status", NULL, 0, command_status},  {"counters", NULL, 0, command_counters},
 	{"stats", NULL, 0, command_stats},    {"log", NULL, 0, command_log},
+	{"filter", NULL, 0, command_filter},  {"filter", NULL, 1, command_filter},
 	{"trace", "start", 1, command_trace}, {"trace", "stop", 1, command_trace},
 	{"trace", "save", 2, command_trace},
 };
