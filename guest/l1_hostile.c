@@ -1433,8 +1433,10 @@ static void at_l2_svm(void)
 
 /* ---- hypercalls ---- */
 
-static const u64 known_calls[] = {TALLY_CALL_STATUS, TALLY_CALL_LOG_READ, TALLY_CALL_FILTER_SET,
-				  TALLY_CALL_FILTER_GET};
+static const u64 known_calls[] = {TALLY_CALL_STATUS,	 TALLY_CALL_LOG_READ,
+				  TALLY_CALL_STATS,	 TALLY_CALL_FILTER_SET,
+				  TALLY_CALL_FILTER_GET, TALLY_CALL_TRACE_CONTROL,
+				  TALLY_CALL_TRACE_READ};
 
 /* A filter that is often nearly right; what is set by it is taken back, for the PMU is checked. */
 static void random_filter(struct tally_filter *filter)
@@ -1478,7 +1480,9 @@ static void at_hypercall(void)
 	}
 	vector = attempt(do_hypercall, BIT(VEC_UD));
 	expect((vector == VEC_NONE) == known, "#UD of a hypercall, or none");
-	if (vector == VEC_NONE && is_refused(ALIGN_DOWN(op.address, PAGE_SIZE)))
+	if (call == TALLY_CALL_TRACE_CONTROL) /* has no buffer */
+		hypercall(call, 0, 0, 0);
+	else if (vector == VEC_NONE && is_refused(ALIGN_DOWN(op.address, PAGE_SIZE)))
 		expect((s64)op.rax < 0, "a buffer that is no memory of L1's");
 	if (call == TALLY_CALL_FILTER_SET && vector == VEC_NONE && !op.rax) {
 		for (u64 i = 0; i < sizeof(off); i++)
@@ -1694,7 +1698,6 @@ static struct log_class {
 	{"event=vmexit_invalid", 1, 256, 0},
 	{"rule=VMRUN_INTERCEPT: ", 1, 4, 0},
 	{"rule=EFER_NO_SVME: ", 1, 4, 0},
-	{"rule=CR0_NW_NO_CD: ", 1, 4, 0},
 	{"event=undecodable", 1, 64, 0},
 	{"event=vm_cr", 1, 32, 0},
 	{"(further ones are not logged)", 8, ~0u, 0},
