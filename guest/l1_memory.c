@@ -231,6 +231,8 @@ static void check_apic(const void *arg)
 	CHECK_EQ(try_call(name_apic, &before), VEC_GP);
 	named = region() + status.region_bytes - PAGE_SIZE;
 	CHECK_EQ(try_call(name_apic, &before), VEC_GP);
+	named = BIT(platform.phys_bits);
+	CHECK_EQ(try_call(name_apic, &before), VEC_GP);
 	CHECK_EQ(rdmsr(MSR_APIC_BASE), before);
 	wrmsr(MSR_APIC_BASE, before);
 	CHECK_EQ(rdmsr(MSR_APIC_BASE), before);

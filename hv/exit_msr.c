@@ -80,10 +80,12 @@ static struct vmcb_save *pat_owner(struct vcpu *v)
 	return vcpu_in_l2(v) && v->nested.space ? &v->vmcb02->save : &v->vmcb01->save;
 }
 
-/* The APIC's registers would cover our memory there, and be what we run on. */
+/* Nobody's beyond the CPU's address size (APM2 §16.3.1); in our memory the APIC's registers would be what we run on. */
 static u32 write_apic_base(struct vcpu *v, u64 value)
 {
-	if (vcpu_names_hole(v, value & APIC_BASE_ADDRESS, PAGE_SIZE, "APIC_BASE"))
+	u64 gpa = value & APIC_BASE_ADDRESS;
+
+	if (gpa >= v->mem.limit || vcpu_names_hole(v, gpa, PAGE_SIZE, "APIC_BASE"))
 		return INJECT_GP;
 	return cpu_wrmsr_safe(MSR_APIC_BASE, value) ? ADVANCE : INJECT_GP;
 }
