@@ -91,6 +91,8 @@ boot() {
 	wait "$qemu" || status=$?
 	qemu=
 	to_end=$((${EPOCHREALTIME/[.,]/} - begin))
+	# It can end before the busy machine lets us look again.
+	[[ -n $to_user ]] || ! grep -aq '^# user space' "$dir/$name.serial" || to_user=$to_end
 	# 2 is run-qemu's own complaint, of which there is nothing more to say.
 	[[ $status != 2 ]] || die "$(tail -n 1 "$dir/$name.qemu")"
 	outcome=$(verdict "$status" "$dir/$name.serial" "$dir/$name.debugcon")
