@@ -95,7 +95,8 @@ void selector_flags(char text[2 * NAME_BYTES], u64 eventsel)
 	text[0] = '\0';
 	for (unsigned int i = 0; i < ARRAY_SIZE(flags); i++)
 		if (eventsel & flags[i].bit)
-			n += format(text + n, 2 * NAME_BYTES - n, n ? " %s" : "%s", flags[i].name);
+			n += format(text + n, 2ul * NAME_BYTES - n, n ? " %s" : "%s",
+				    flags[i].name);
 	if (mask)
-		format(text + n, 2 * NAME_BYTES - n, n ? " CMASK=%u" : "CMASK=%u", mask);
+		format(text + n, 2ul * NAME_BYTES - n, n ? " CMASK=%u" : "CMASK=%u", mask);
 }

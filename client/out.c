@@ -125,8 +125,10 @@ static void print_cell(struct out *o, unsigned int column, const char *text, siz
 
 static void print_table(struct out *o)
 {
-	size_t width[OUT_COLUMNS];
+	size_t width[OUT_COLUMNS] = {0};
 
+	if (!o->columns)
+		return;
 	for (unsigned int c = 0; c < o->columns; c++) {
 		width[c] = length(o->names[c]);
 		for (unsigned int i = c; i < o->cells; i += o->columns)

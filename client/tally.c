@@ -550,10 +550,12 @@ int tally_main(unsigned int argc, const char *const *argv)
 		if (equal(word, "--help") || equal(word, "-h")) {
 			print_text(help);
 			return TALLY_EXIT_OK;
-		} else if (equal(word, "--version")) {
+		}
+		if (equal(word, "--version")) {
 			print_text("tally " TALLY_VERSION "\n");
 			return TALLY_EXIT_OK;
-		} else if (equal(word, "--json")) {
+		}
+		if (equal(word, "--json")) {
 			a.json = true;
 		} else if (equal(word, "--cpu") || equal(word, "--cost")) {
 			unsigned int *value = equal(word, "--cpu") ? &a.cpu : &a.seconds;

@@ -175,7 +175,7 @@ static void transitions(const void *arg)
 	(void)arg;
 	for (u32 counters = 0; counters <= PMU_COUNTERS; counters++) {
 		run_counters(counters, SEL_INSTRUCTIONS | EVTSEL_GUESTONLY);
-		tap_equal(accesses_of_transitions(), 2 * REPEATS * writes_for(counters),
+		tap_equal(accesses_of_transitions(), 2ull * REPEATS * writes_for(counters),
 			  "a VMRUN and its #VMEXIT");
 	}
 	pmu_stop_all();
@@ -189,9 +189,9 @@ static void is_counted(const void *arg)
 	(void)arg;
 	run_counters(PMU_COUNTERS, SEL_INSTRUCTIONS | EVTSEL_GUESTONLY);
 	accesses = accesses_of_transitions();
-	one_by_one = accesses > 2 * REPEATS;
+	one_by_one = accesses > 2ull * REPEATS;
 	note("counters are started and stopped %s", one_by_one ? "one by one" : "by one write");
-	CHECK_EQ(accesses, 2 * REPEATS * writes_for(PMU_COUNTERS));
+	CHECK_EQ(accesses, 2ull * REPEATS * writes_for(PMU_COUNTERS));
 	pmu_stop_all();
 }
 

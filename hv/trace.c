@@ -199,6 +199,7 @@ static void remember(const struct vcpu *v, struct state *s)
 static void put_changes(struct vcpu *v, const struct state *was, u64 code)
 {
 	/* a level begins with the instruction that changes it: a VMRUN retires in L2, WRMSR EFER in the new state */
+	/* NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): remembered, if the trace was on then */
 	if (v->pmu.mode != was->mode)
 		put_at(v, was->time, TALLY_TRACE_LEVEL, 0, code);
 	put_overflows(v, v->backend == TALLY_BACKEND_CLOCK ? v->clock.overflows
