@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Chooses the PMU's backend at boot, by trying: the machine's own counters if they honour GuestOnly, or else if they count
- * L0's own part the same each time, else the TSC as a clock. The trials run a guest of a known number of instructions through the same path as every other guest.
+ * L0's own part the same each time, else the TSC as a clock. The trials run a guest of a known number of instructions
+ * through the same path as every other guest.
  */
 #include "hv/cpu.h"
 #include "hv/log.h"
@@ -365,6 +366,14 @@ static void use_guest_only(struct vcpu *v, struct pmu_vmrun_ticks tick, bool glo
 		 global ? "global-ctl" : "selectors");
 }
 
+/* The guests reach no register of the PMU's without an exit. */
+static void intercept_all(struct vcpu *v)
+{
+	nested_intercept_pmu(true);
+	vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), true);
+	vcpu_reset_intercepts(v);
+}
+
 static void use_switched(struct vcpu *v, bool exact, enum svme0_rule rule, const char *why)
 {
 	const struct pmu_switched_overhead *overhead = &v->switched.overhead;
@@ -375,9 +384,7 @@ static void use_switched(struct vcpu *v, bool exact, enum svme0_rule rule, const
 	v->switched_exact = exact;
 	pmu_init(&v->pmu, &v->switched.hw, rule);
 	v->pmu.has_v2 = true;
-	nested_intercept_pmu(true);
-	vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), true);
-	vcpu_reset_intercepts(v);
+	intercept_all(v);
 	log_info("event=pmu backend=switched exact=%u switch=%s overhead_instructions=%u "
 		 "overhead_branches=%u overhead_far_transfers=%u why=\"%s\"",
 		 exact, v->switched.global ? "global-ctl" : "selectors",
@@ -394,9 +401,7 @@ static void use_clock(struct vcpu *v, int shift, enum svme0_rule rule, const cha
 	ASSERT(!pmu_clock_init(&v->clock, shift >= 0, shift >= 0 ? (unsigned int)shift : 0));
 	pmu_init(&v->pmu, &v->clock.hw, rule);
 	v->pmu.has_v2 = true;
-	nested_intercept_pmu(true);
-	vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), true);
-	vcpu_reset_intercepts(v);
+	intercept_all(v);
 	if (shift >= 0)
 		log_info("event=pmu backend=clock exact=1 shift=%d overhead_ticks=%lu why=\"%s\"",
 			 shift, overhead, why);
@@ -484,9 +489,7 @@ void backend_init(struct vcpu *v, const struct config *config)
 		end_stubs(v);
 		v->backend = TALLY_BACKEND_OFF;
 		v->pmu_odd = true;
-		nested_intercept_pmu(true);
-		vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), true);
-		vcpu_reset_intercepts(v);
+		intercept_all(v);
 		log_info("event=pmu backend=off why=configured");
 		return;
 	}
@@ -507,8 +510,7 @@ void backend_init(struct vcpu *v, const struct config *config)
 		v->pmu_flaw = config->pmu_flaw;
 		v->pmu_odd = true;
 		log_warn("event=pmu_flaw flaw=%u note=\"for tests: the PMU that L1 gets is not as "
-			 "it "
-			 "should be\"",
+			 "it should be\"",
 			 v->pmu_flaw);
 	}
 }

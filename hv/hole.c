@@ -54,11 +54,7 @@ void vcpu_flush_tlb(struct vcpu *v)
 /* All exceptions: none is to push our TF. INT3 and INTO stay out, which would execute again and again. */
 void step_intercept(struct vcpu *v)
 {
-	struct vmcb_control *c = &v->vmcb->control;
-
-	c->intercepts[INTERCEPT_EXCEPTION(0) / 32] |=
-		~(u32)(BIT(VEC_NMI) | BIT(VEC_BP) | BIT(VEC_OF));
-	c->clean &= ~(u32)CLEAN_INTERCEPTS;
+	intercept_exceptions(&v->vmcb->control, ~(u32)(BIT(VEC_BP) | BIT(VEC_OF)));
 }
 
 void step_begin(struct vcpu *v)

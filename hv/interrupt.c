@@ -49,7 +49,8 @@ static bool overflow_interrupts(struct vcpu *v)
 						    : pmu_clock_interrupts(&v->clock);
 }
 
-/* vmrun.asm, at an exit at or behind clock.deadline, or while `switched` has a counter with INT. The guest's APIC has it before that exit is looked at. */
+/* vmrun.asm, at an exit at or behind clock.deadline, or while `switched` has a counter with INT. The guest's APIC has it
+ * before that exit is looked at. */
 void pmi_due(struct vcpu *v)
 {
 	u64 base = cpu_rdmsr(MSR_APIC_BASE);
@@ -118,10 +119,8 @@ u32 exit_intr(struct vcpu *v)
 	unsigned int vector;
 
 	/* it ended a HLT or leads out of user mode, is pending, and no longer intercepted */
-	if (!v->interrupts_taken || v->vmcb->control.exit_code != VMEXIT_INTR) {
-		v->track.next = TRACK_KERNEL;
-		return RESUME;
-	}
+	if (!v->interrupts_taken || c->exit_code != VMEXIT_INTR)
+		return exit_let_in(v);
 	if (unlikely((v->special & SPECIAL_VIRQ) && !vcpu_in_l2(v))) {
 		/* one of higher priority, while the last one waits for an NMI's handler: that first */
 		c->int_ctl &= ~(u32)V_IRQ;

@@ -24,12 +24,6 @@ static const u32 user_intercepts[] = {
 	INTERCEPT(INTR), INTERCEPT(NMI), INTERCEPT(VINTR), INTERCEPT(SWINT), INTERCEPT(ICEBP),
 };
 
-static void intercept_exceptions(struct vmcb_control *c)
-{
-	c->intercepts[INTERCEPT_EXCEPTION(0) / 32] = ~(1u << VEC_NMI);
-	c->clean &= ~(u32)CLEAN_INTERCEPTS;
-}
-
 static void arm(struct vcpu *v, bool user)
 {
 	struct vmcb_control *c = &v->vmcb->control;
@@ -37,7 +31,7 @@ static void arm(struct vcpu *v, bool user)
 
 	v->track.armed = true;
 	if (user) {
-		intercept_exceptions(c);
+		intercept_exceptions(c, ~0u);
 		for (unsigned int i = 0; i < ARRAY_SIZE(user_intercepts); i++)
 			vmcb_set_intercept(c, user_intercepts[i]);
 	} else if (!(v->special & SPECIAL_STEP)) {

@@ -266,6 +266,13 @@ static ALWAYS_INLINE void intercept_for_gif0(struct vmcb_control *c)
 	vmcb_set_intercept(c, INTERCEPT_CR_WRITE(8));
 }
 
+/* Exceptions as a bitmap of vectors; NMI has an intercept of its own. */
+static inline void intercept_exceptions(struct vmcb_control *c, u32 vectors)
+{
+	c->intercepts[INTERCEPT_EXCEPTION(0) / 32] |= vectors & ~(u32)BIT(VEC_NMI);
+	c->clean &= ~(u32)CLEAN_INTERCEPTS;
+}
+
 /* TLB_CONTROL for one ASID, or what comes nearest. */
 static ALWAYS_INLINE u8 vcpu_flush_asid(const struct vcpu *v)
 {

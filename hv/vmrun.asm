@@ -88,14 +88,14 @@ vmrun_loop:
 	mov	rdi, rsp
 	cmp	rax, [rsp + VCPU_CLOCK_DEADLINE]
 	jae	.due
+.handle:
 	call	[rsp + VCPU_ON_EXIT]
 	jmp	.enter
 
 .due:
 	call	pmi_due
 	mov	rdi, rsp
-	call	[rsp + VCPU_ON_EXIT]
-	jmp	.enter
+	jmp	.handle
 
 ; Starts or stops the counters of the backend `switched`, as its list says; the same number of instructions for the same
 ; number of writes. Leaves no register.
@@ -132,6 +132,7 @@ vmrun_loop_switched:
 	mov	rdi, rsp
 	cmp	qword [rsp + VCPU_SWITCHED_INTERRUPTING], 0
 	jne	.interrupting
+.handle:
 	call	[rsp + VCPU_ON_EXIT]
 	jmp	.enter
 
@@ -148,8 +149,7 @@ vmrun_loop_switched:
 .interrupting:
 	call	pmi_due
 	mov	rdi, rsp
-	call	[rsp + VCPU_ON_EXIT]
-	jmp	.enter
+	jmp	.handle
 
 ; One of the values of vcpu.on_exit: what is not ordinary wants all registers.
 %macro SAVE_ALL 0

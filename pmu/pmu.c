@@ -66,12 +66,6 @@ static inline void set_bit_to(u64 *word, unsigned int idx, bool set)
 	*word = (*word & ~BIT(idx)) | ((u64)set << idx);
 }
 
-static void update_allowed(struct pmu *pmu)
-{
-	for (unsigned int mode = 0; mode < PMU_MODES; mode++)
-		pmu->allowed[mode] = pmu->allowed_by_mode[mode] & pmu->allowed_by_cpl[pmu->user];
-}
-
 /* All that depends on HostOnly and GuestOnly alone. */
 static void update_host_guest(struct pmu *pmu, unsigned int idx)
 {
@@ -83,7 +77,7 @@ static void update_host_guest(struct pmu *pmu, unsigned int idx)
 	set_bit_to(&pmu->allowed_by_mode[PMU_MODE_SVME0], idx, svme0);
 	set_bit_to(&pmu->allowed_by_mode[PMU_MODE_L1], idx, l1);
 	set_bit_to(&pmu->allowed_by_mode[PMU_MODE_L2], idx, l2);
-	update_allowed(pmu);
+	pmu_update_allowed(pmu);
 	set_bit_to(&pmu->reprogram_pmc_on_nested_transition, idx, l1 != l2);
 	set_bit_to(&pmu->reprogram_pmc_on_svme_toggle, idx, svme0 != l1 || svme0 != l2);
 }
@@ -96,7 +90,7 @@ static void update_cpl(struct pmu *pmu, unsigned int idx)
 
 	set_bit_to(&pmu->allowed_by_cpl[0], idx, os);
 	set_bit_to(&pmu->allowed_by_cpl[1], idx, usr);
-	update_allowed(pmu);
+	pmu_update_allowed(pmu);
 	set_bit_to(&pmu->reprogram_pmc_on_cpl_change, idx, os != usr);
 }
 

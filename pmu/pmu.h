@@ -188,14 +188,20 @@ static ALWAYS_INLINE void pmu_svme_toggle(struct pmu *pmu, bool svme)
 	pmu_mark(pmu, pmu->reprogram_pmc_on_svme_toggle);
 }
 
+/* `allowed` from its two parts. */
+static inline void pmu_update_allowed(struct pmu *pmu)
+{
+	for (unsigned int mode = 0; mode < PMU_MODES; mode++)
+		pmu->allowed[mode] = pmu->allowed_by_mode[mode] & pmu->allowed_by_cpl[pmu->user];
+}
+
 /* The guest goes on at CPL > 0 (user) or 0. */
 static inline void pmu_cpl_change(struct pmu *pmu, bool user)
 {
 	if (pmu->user == user)
 		return;
 	pmu->user = user;
-	for (unsigned int mode = 0; mode < PMU_MODES; mode++)
-		pmu->allowed[mode] = pmu->allowed_by_mode[mode] & pmu->allowed_by_cpl[user];
+	pmu_update_allowed(pmu);
 	pmu_mark(pmu, pmu->reprogram_pmc_on_cpl_change);
 }
 
