@@ -263,15 +263,7 @@ static void run_case(const void *arg)
 void guest_main(void)
 {
 	tap_plan(ARRAY_SIZE(places) * ARRAY_SIZE(cases));
-	if (!platform.pmu) {
-		tap_skip_all("no AMD PMU (CPUID 8000_0001 ECX[23])");
-		return;
-	}
-	if (!platform.exact) {
-		tap_skip_all("counts are not exact here (QEMU needs -icount shift=N,sleep=off)");
-		return;
-	}
-	if (!svm_start())
+	if (!pmu_start_exact() || !svm_start())
 		return;
 	efer_was = rdmsr(MSR_EFER);
 	star_was = rdmsr(MSR_STAR);

@@ -329,15 +329,7 @@ static void run(const void *arg)
 void guest_main(void)
 {
 	tap_plan(ARRAY_SIZE(tests));
-	if (!platform.pmu) {
-		tap_skip_all("no AMD PMU (CPUID 8000_0001 ECX[23])");
-		return;
-	}
-	if (!platform.exact) {
-		tap_skip_all("counts are not exact here (QEMU needs -icount shift=N,sleep=off)");
-		return;
-	}
-	if (!svm_start())
+	if (!pmu_start_exact() || !svm_start())
 		return;
 	for (u64 i = 0; i < ARRAY_SIZE(tests); i++)
 		tap_run(tests[i].name, run, (const void *)i);

@@ -262,15 +262,7 @@ static void run_case(const void *arg)
 void guest_main(void)
 {
 	tap_plan(ARRAY_SIZE(cases));
-	if (!platform.pmu) {
-		tap_skip_all("no AMD PMU (CPUID 8000_0001 ECX[23])");
-		return;
-	}
-	if (!platform.exact) {
-		tap_skip_all("counts are not exact here (QEMU needs -icount shift=N,sleep=off)");
-		return;
-	}
-	if (!svm_start())
+	if (!pmu_start_exact() || !svm_start())
 		return;
 	pmu_stop_all();
 	wrmsr(MSR_PERFEVTSEL(NONE), SEL_INSTRUCTIONS);

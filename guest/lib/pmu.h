@@ -16,6 +16,7 @@
 
 #include "guest/lib/cpu.h"
 #include "guest/lib/platform.h"
+#include "guest/lib/tap.h"
 #include "types.h"
 #include "x86/pmu.h"
 
@@ -54,6 +55,20 @@ static inline bool pmu_counts(u64 selector, enum pmu_mode mode)
 	default:
 		return bits & EVTSEL_GUESTONLY;
 	}
+}
+
+/* For guest_main: false, and every test skipped, if there is no PMU here that counts to the last instruction. */
+static inline bool pmu_start_exact(void)
+{
+	if (!platform.pmu) {
+		tap_skip_all("no AMD PMU (CPUID 8000_0001 ECX[23])");
+		return false;
+	}
+	if (!platform.exact) {
+		tap_skip_all("counts are not exact here (QEMU needs -icount shift=N,sleep=off)");
+		return false;
+	}
+	return true;
 }
 
 static inline void pmu_stop_all(void)
