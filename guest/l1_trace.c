@@ -262,6 +262,39 @@ static void check_overflow(const void *arg)
 	CHECK_EQ(found, 1);
 }
 
+/* One that the backend comes across by itself is recorded then, and not only when somebody asks for it. */
+static void check_overflow_found(const void *arg)
+{
+	u64 overflow = 0, marker = 0;
+
+	(void)arg;
+	pmu_stop_all();
+	wrmsr(MSR_PERF_GLOBAL_STATUS_CLR, ~0ull);
+	wrmsr(MSR_PERFCTR(3), PMU_COUNTER_MASK - 100);
+	wrmsr(MSR_PERFEVTSEL(3), SEL_INSTRUCTIONS);
+	watch(TALLY_WATCH_TRACE);
+	pmu_sample_rdpmc(&sample);
+	wrmsr(MSR_PERFCTR(3), 7); /* the carry has to be seen before it */
+	wrmsr(MSR_PERFEVTSEL(5), EVENT_CYCLES_NOT_HALTED);
+	CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), BIT(3));
+	watch(0);
+	pmu_stop_all();
+	wrmsr(MSR_PERF_GLOBAL_STATUS_CLR, ~0ull);
+	trace_read(PAGE_SIZE);
+	for (u64 i = 1 + 2 * PMU_COUNTERS; i < records; i++) {
+		if (trace[i].kind == TALLY_TRACE_OVERFLOW && trace[i].value == BIT(3) && !overflow)
+			overflow = i;
+		if (trace[i].kind == TALLY_TRACE_EVENTSEL && trace[i].counter == 5)
+			marker = i;
+	}
+	CHECK(overflow && marker);
+	/* the hardware's counters are written without an exit */
+	if (platform.backend == TALLY_BACKEND_GUEST_ONLY)
+		CHECK(overflow > marker);
+	else
+		CHECK(overflow < marker);
+}
+
 /* The clock would stand still then, were it for the counters alone. */
 static void check_time(const void *arg)
 {
@@ -323,6 +356,7 @@ static const struct {
 	{"when a counter ran adds up to what it counted", check_intervals, true},
 	{"counts are the same with the trace on", check_exact, false},
 	{"overflow", check_overflow, false},
+	{"overflow that nobody has asked for", check_overflow_found, false},
 	{"time goes on while no counter runs", check_time, true},
 	{"a full ring drops the oldest, and says how many", check_dropped, false},
 };

@@ -79,7 +79,7 @@ static const char *trace_unsupported(struct pmu_hw *hw, u64 eventsel)
 	return t->machine->unsupported(t->machine, eventsel);
 }
 
-/* Those of `overflows`, which the backend has for take_overflows(), that are not recorded yet. */
+/* Those that are not recorded yet. */
 static void put_overflows(struct vcpu *v, u64 overflows)
 {
 	u64 new = overflows & ~v->trace.overflows;
@@ -99,8 +99,8 @@ static u64 trace_take_overflows(struct pmu_hw *hw)
 	return overflows;
 }
 
-static_assert(offsetof(struct pmu_hw, ignores_cpl) == 6 * sizeof(void *) &&
-		      sizeof(struct pmu_hw) == 7 * sizeof(void *),
+static_assert(offsetof(struct pmu_hw, overflows) == 6 * sizeof(void *) &&
+		      sizeof(struct pmu_hw) == 8 * sizeof(void *),
 	      "all of pmu_hw is forwarded");
 
 /* ---- on and off ---- */
@@ -202,8 +202,7 @@ static void put_changes(struct vcpu *v, const struct state *was, u64 code)
 	/* NOLINTNEXTLINE(clang-analyzer-core.UndefinedBinaryOperatorResult): remembered, if the trace was on then */
 	if (v->pmu.mode != was->mode)
 		put_at(v, was->time, TALLY_TRACE_LEVEL, 0, code);
-	put_overflows(v, v->backend == TALLY_BACKEND_CLOCK ? v->clock.overflows
-							   : v->guest_only.overflows);
+	put_overflows(v, v->trace.machine->overflows);
 	for (unsigned int i = 0; i < PMU_COUNTERS; i++)
 		if (v->pmu.eventsel[i] != was->eventsel[i])
 			put(v, TALLY_TRACE_EVENTSEL, i, v->pmu.eventsel[i]);

@@ -68,7 +68,7 @@ static void take_carry(struct pmu_clock *clock, unsigned int idx)
 
 	if (!carry)
 		return;
-	clock->overflows |= BIT(idx);
+	clock->hw.overflows |= BIT(idx);
 	clock->interrupt |= clock->interrupting >> idx & 1;
 	clock->ticks[idx] -= carry << unit_shift(clock, idx);
 }
@@ -215,8 +215,8 @@ static u64 clock_take_overflows(struct pmu_hw *hw)
 
 	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
 		take_carry(clock, idx);
-	overflows = clock->overflows;
-	clock->overflows = 0;
+	overflows = clock->hw.overflows;
+	clock->hw.overflows = 0;
 	return overflows;
 }
 

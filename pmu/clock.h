@@ -34,7 +34,6 @@ struct pmu_clock {
 
 	u64 countable;	  /* counters with a selector that this backend can count */
 	u64 instructions; /* counters whose unit is insn_ticks; all others count single ticks */
-	u64 overflows;	  /* counters whose carry was taken off, for take_overflows() */
 	/*
 	 * In ticks, whatever the unit, so that a part of an instruction survives a stop. The count
 	 * of a counter is its own ticks, plus those of the group that it is in, plus now while it

@@ -23,7 +23,7 @@ static void add(struct pmu_guest_only *backend, unsigned int idx, u64 correction
 		backend->ahead |= BIT(idx);
 		sum = 0;
 	} else if (sum >> PMU_COUNTER_BITS) {
-		backend->overflows |= BIT(idx);
+		backend->hw.overflows |= BIT(idx);
 	}
 	if (sum != value)
 		backend->wrmsr(backend, MSR_PERFCTR(idx), sum & PMU_COUNTER_MASK);
@@ -140,9 +140,9 @@ static u64 guest_only_take_overflows(struct pmu_hw *hw)
 {
 	struct pmu_guest_only *backend = to_guest_only(hw);
 	u64 status = backend->rdmsr(backend, MSR_PERF_GLOBAL_STATUS) & BITS(PMU_COUNTERS - 1, 0);
-	u64 overflows = backend->overflows | status;
+	u64 overflows = backend->hw.overflows | status;
 
-	backend->overflows = 0;
+	backend->hw.overflows = 0;
 	if (status)
 		backend->wrmsr(backend, MSR_PERF_GLOBAL_STATUS_CLR, status);
 	return overflows;

@@ -40,7 +40,6 @@ struct pmu_guest_only {
 	struct pmu_vmrun_ticks tick;
 	bool global; /* EN stays set in the selectors, and PerfCntGlobalCtl is what starts and stops */
 
-	u64 overflows; /* counters that a correction made carry, for take_overflows() */
 	/* Counters that hold one more than the guest's while it runs: then all reads and writes of
 	 * counters have to come here, from pmu_guest_only_entry() on until the next one. */
 	u64 ahead;

@@ -53,6 +53,8 @@ struct pmu_hw {
 	const char *(*unsupported)(struct pmu_hw *hw, u64 eventsel);
 	/* Bitmap of the counters that have carried out of bit 47 since the last call. */
 	u64 (*take_overflows)(struct pmu_hw *hw);
+	/* Those that the backend has come across without being asked: take_overflows() will have them. */
+	u64 overflows;
 	/* USR and OS are not looked at here: the model has to start and stop the counters with the
 	 * CPL, and the caller must tell it, by pmu_cpl_change(), before the guest runs at another. */
 	bool ignores_cpl;

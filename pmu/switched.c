@@ -76,7 +76,7 @@ static void update(struct pmu_switched *backend, unsigned int idx)
 		sum = 0;
 	}
 	if (sum >> PMU_COUNTER_BITS) {
-		backend->overflows |= BIT(idx);
+		backend->hw.overflows |= BIT(idx);
 		if (backend->interrupting & BIT(idx))
 			backend->interrupting |= PMU_SWITCHED_DUE;
 	}
@@ -176,8 +176,8 @@ static u64 switched_take_overflows(struct pmu_hw *hw)
 	settle(backend);
 	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
 		update(backend, idx);
-	overflows = backend->overflows;
-	backend->overflows = 0;
+	overflows = backend->hw.overflows;
+	backend->hw.overflows = 0;
 	return overflows;
 }
 

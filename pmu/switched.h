@@ -67,7 +67,6 @@ struct pmu_switched {
 	u64 correction[PMU_COUNTERS];		     /* still to be added to `value` */
 	u64 value[PMU_COUNTERS]; /* the guest's, when the machine's was `seen` */
 	u64 seen[PMU_COUNTERS];
-	u64 overflows; /* for take_overflows() */
 	/* Counters whose selector has INT, and PMU_SWITCHED_DUE. While it is 0 nobody need ask for
 	 * interrupts. */
 	u64 interrupting;
