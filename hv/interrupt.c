@@ -3,7 +3,7 @@
  * Overflow interrupts of a backend that computes its counters: L0 sends what the guest's LVTPC says, and takes the physical
  * interrupts of the guest meanwhile, so that an overflow waits no longer than for the next one. The local APIC is the
  * guest's own: what it makes of the interrupt, whom it reaches, and the EOI are as if its CPU had raised it.
- * APM2 §13.2.3, §16.4, §16.5.
+ * APM2 §13.2.3, §16.4, §16.5: the message types of an LVT entry are fixed, SMI, NMI and ExtINT, and all are the ICR's too.
  */
 #include "hv/cpu.h"
 #include "hv/log.h"
@@ -69,8 +69,12 @@ void pmi_due(struct vcpu *v)
 	case APIC_DELIVERY_NMI:
 		send_to_self(v, base, lvt & (APIC_DELIVERY | APIC_VECTOR));
 		break;
+	case APIC_DELIVERY_EXTINT:
+		/* the vector is the PIC's; QEMU would take one that is here for it */
+		send_to_self(v, base, APIC_DELIVERY_EXTINT);
+		break;
 	default:
-		log_guest("event=pmi lvtpc=%x note=\"no such delivery mode by ICR: dropped\"", lvt);
+		log_guest("event=pmi lvtpc=%x note=\"a reserved message type: dropped\"", lvt);
 	}
 }
 

@@ -46,6 +46,8 @@ void platform_probe(void);
 	X(INJECTED_TWICE, TCG_BOTH,                                                                \
 	  "an interrupt that EVENTINJ injects comes twice, if a timer or device ends QEMU's "      \
 	  "loop before the next exception or exit")                                                \
+	X(EXTINT_IPI, TCG_BOTH,                                                                    \
+	  "an IPI with delivery mode ExtINT is taken for a fixed one, with its own vector")        \
 	X(NPF_RESERVED_P, TCG_BARE, "an NPF by a reserved bit lacks P in its error code")          \
 	X(NCR3_UNCHECKED, TCG_BARE,                                                                \
 	  "nCR3 beyond the physical address size gives NPF, not "                                  \
