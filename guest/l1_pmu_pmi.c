@@ -196,6 +196,30 @@ static void check_reserved_type(const void *arg)
 	}
 }
 
+/* Instructions that a hypervisor carries out carry as others do, and interrupt. */
+static void check_emulated(const void *arg)
+{
+	(void)arg;
+	begin(PMI_VECTOR);
+	asm volatile("sti");
+	for (u32 i = 1; i <= 10; i++) {
+		u32 a = (u32)COUNT, b, c = MSR_PERFEVTSEL(0), d = 0;
+
+		wrmsr(MSR_PERFCTR(0), PMU_COUNTER_MASK - 4);
+		/* CPUID is the fifth, and carries */
+		asm volatile("wrmsr\n\txor %%eax, %%eax\n\tnop\n\tnop\n\tnop\n\tcpuid"
+			     : "+a"(a), "=b"(b), "+c"(c), "+d"(d));
+		an_exit();
+		apic_settle();
+		CHECK_EQ(interrupts, i);
+		CHECK_EQ(status(), 1);
+		wrmsr(MSR_PERFEVTSEL(0), 0);
+		wrmsr(MSR_PERF_GLOBAL_STATUS_CLR, 1);
+	}
+	asm volatile("cli");
+	end();
+}
+
 static void check_held_by_if(const void *arg)
 {
 	(void)arg;
@@ -376,6 +400,7 @@ static const struct {
 	{"LVTPC with delivery mode NMI", check_nmi},
 	{"LVTPC with delivery mode ExtINT", check_extint},
 	{"LVTPC with a reserved delivery mode", check_reserved_type},
+	{"an emulated instruction that carries", check_emulated},
 	{"RFLAGS.IF=0 holds it", check_held_by_if},
 	{"two counters: one interrupt, two status bits", check_two_at_once},
 	{"no later than the next physical interrupt", check_physical_interrupt},

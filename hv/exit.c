@@ -317,6 +317,8 @@ static ALWAYS_INLINE void settle_ticks(struct vcpu *v)
 	pmu_guest_only_entry(&v->guest_only, v->vmcb->save.cpl);
 	if (unlikely(v->counters_hidden != (v->guest_only.ahead != 0)))
 		backend_hide_counters(v, v->guest_only.ahead);
+	if (unlikely(v->guest_only.interrupt))
+		pmi_due(v);
 }
 
 /* `slot` is exit_slot() of the code, which of a code in exits[] is the code itself. */

@@ -45,12 +45,19 @@ static void send_to_self(const struct vcpu *v, u64 base, u32 command)
 
 static bool overflow_interrupts(struct vcpu *v)
 {
-	return v->backend == TALLY_BACKEND_SWITCHED ? pmu_switched_interrupts(&v->switched)
-						    : pmu_clock_interrupts(&v->clock);
+	switch (v->backend) {
+	case TALLY_BACKEND_SWITCHED:
+		return pmu_switched_interrupts(&v->switched);
+	case TALLY_BACKEND_GUEST_ONLY:
+		v->guest_only.interrupt = false;
+		return true;
+	default:
+		return pmu_clock_interrupts(&v->clock);
+	}
 }
 
-/* vmrun.asm, at an exit at or behind clock.deadline, or while `switched` has a counter with INT. The guest's APIC has it
- * before that exit is looked at. */
+/* vmrun.asm, at an exit at or behind clock.deadline, or while `switched` has a counter with INT: the guest's APIC has it
+ * before that exit is looked at. With `guest-only` before VMRUN, for what the hardware does not see. */
 void pmi_due(struct vcpu *v)
 {
 	u64 base = cpu_rdmsr(MSR_APIC_BASE);

@@ -24,6 +24,7 @@ static void add(struct pmu_guest_only *backend, unsigned int idx, u64 correction
 		sum = 0;
 	} else if (sum >> PMU_COUNTER_BITS) {
 		backend->hw.overflows |= BIT(idx);
+		backend->interrupt |= (backend->eventsel[idx] & EVTSEL_INT) != 0;
 	}
 	if (sum != value)
 		backend->wrmsr(backend, MSR_PERFCTR(idx), sum & PMU_COUNTER_MASK);

@@ -18,8 +18,8 @@
  * With PerfMonV2 PerfCntGlobalCtl holds the counters that run: an L1<->L2 switch is one write, for
  * one counter as for six.
  *
- * A limit, where overflow matters: a correction is a register write and raises no interrupt, only
- * the status bit.
+ * A correction that carries is a register write, which the hardware takes for no overflow: its
+ * status bit and its interrupt are L0's to give.
  */
 #ifndef TALLY_PMU_GUEST_ONLY_H
 #define TALLY_PMU_GUEST_ONLY_H
@@ -43,6 +43,9 @@ struct pmu_guest_only {
 	/* Counters that hold one more than the guest's while it runs: then all reads and writes of
 	 * counters have to come here, from pmu_guest_only_entry() on until the next one. */
 	u64 ahead;
+	/* A correction made a counter with INT carry, which the hardware has not seen: the caller has to send its
+	 * interrupt, and to clear this. */
+	bool interrupt;
 
 	u64 owed; /* instructions emulated since the last VMRUN: one PMU_AT_CPL() each */
 
