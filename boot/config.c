@@ -30,6 +30,7 @@ static const struct choice pmu_flaw_choices[] = {{"none", PMU_FLAW_NONE},
 						 {"fixed-counters", PMU_FLAW_FIXED_COUNTERS},
 						 {"fixed-control", PMU_FLAW_FIXED_CONTROL},
 						 {"uneven", PMU_FLAW_UNEVEN},
+						 {"no-vmrun-tick", PMU_FLAW_NO_VMRUN_TICK},
 						 {NULL, 0}};
 static const struct choice version_choices[] = {{"auto", PMU_VERSION_AUTO},
 						{"legacy", PMU_VERSION_LEGACY},

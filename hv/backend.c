@@ -509,6 +509,8 @@ void backend_init(struct vcpu *v, const struct config *config)
 	if (config->pmu_flaw) {
 		v->pmu_flaw = config->pmu_flaw;
 		v->pmu_odd = true;
+		if (v->pmu_flaw == PMU_FLAW_NO_VMRUN_TICK)
+			vcpu_set_special(v, SPECIAL_FLAW);
 		log_warn("event=pmu_flaw flaw=%u note=\"for tests: the PMU that L1 gets is not as "
 			 "it should be\"",
 			 v->pmu_flaw);

@@ -366,8 +366,10 @@ static NOINLINE void undo(struct vcpu *v)
 }
 
 /* Last at an exit, when it is known who goes on and where. */
-static NOINLINE void prepare(struct vcpu *v)
+static NOINLINE void prepare(struct vcpu *v, u64 code)
 {
+	if ((v->special & SPECIAL_FLAW) && code == VMEXIT_VMRUN && vcpu_in_l2(v))
+		v->clock.now -= v->clock.insn_ticks; /* nobody has looked since it retired */
 	events_deliver(v);
 	if (v->special & SPECIAL_TRACK)
 		track_entry(v);
@@ -397,8 +399,8 @@ void vcpu_exit_special(struct vcpu *v)
 		reflect(v, code);
 	else
 		apply(v, handle(v, code), hardware_pmu);
-	if (unlikely(v->special & (SPECIAL_INIT | SPECIAL_NMI | SPECIAL_TRACK)))
-		prepare(v);
+	if (unlikely(v->special & (SPECIAL_INIT | SPECIAL_NMI | SPECIAL_TRACK | SPECIAL_FLAW)))
+		prepare(v, code);
 	if (hardware_pmu)
 		settle_ticks(v);
 }

@@ -68,6 +68,7 @@ enum pmu_flaw {
 	PMU_FLAW_FIXED_COUNTERS = 5, /* a write to a counter has no effect */
 	PMU_FLAW_FIXED_CONTROL = 6,  /* a write to PerfCntGlobalCtl has no effect */
 	PMU_FLAW_UNEVEN = 7,	     /* some writes count twice; and as NO_HOST_GUEST */
+	PMU_FLAW_NO_VMRUN_TICK = 8,  /* a VMRUN is not counted */
 };
 
 /* What of a PMU the guests see, at most. */

@@ -79,13 +79,13 @@ static void check_one_report(const char *text, const char *message)
 }
 
 /* The values by number, and each key's choices in a row: the order of abi/handoff.h. */
-static const char *const choices[][9] = {
+static const char *const choices[][10] = {
 	{"ring", "com1", "com2", "debugcon", NULL},
 	{"stop", "count", NULL},
 	{"auto", "guest-only", "clock", "off", "switched", NULL},
 	{"auto", "legacy", "core", "v2", NULL},
 	{"none", "no-host-guest", "lose-bits", "drop-writes", "four-counters", "fixed-counters",
-	 "fixed-control", "uneven", NULL},
+	 "fixed-control", "uneven", "no-vmrun-tick", NULL},
 	{"refuse", "ignore", NULL},
 };
 static const char *const keys[] = {"log", "svme0", "pmu", "pmu.version", "pmu.flaw", "smp"};
