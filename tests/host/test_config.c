@@ -312,6 +312,85 @@ TEST(config_every_key_and_value)
 	}
 }
 
+/* The words after `label` in the parser's answer to `line`; each ends in NUL, an empty one ends the list. */
+static void words_of(char list[16][32], const char *line, const char *label)
+{
+	struct boot_config config;
+	struct reports r;
+	unsigned int n = 0;
+	int used;
+	const char *at;
+
+	config_default(&config);
+	CHECK_EQ(parse(&config, &r, line), 1);
+	at = strstr(r.text[0], label);
+	CHECK(at);
+	for (at = at ? at + strlen(label) : ""; n < 15 && sscanf(at, "%31s%n", list[n], &used) == 1;
+	     n++)
+		at += used;
+	CHECK(n < 15 && !*at);
+	list[n][0] = 0;
+}
+
+/* The file that the image carries: right as it is, and it has each key with its choices and its default. */
+TEST(config_file_of_the_image)
+{
+	static char text[CONFIG_MAX_BYTES], defaults[CONFIG_MAX_BYTES];
+	char keys_known[16][32], values[16][32];
+	FILE *file = fopen("boot/tallyvisor.cfg", "r");
+	struct boot_config config;
+	struct reports r;
+	size_t bytes, used = 0;
+
+	CHECK(file); /* the tests are run from the top of the sources */
+	if (!file)
+		return;
+	bytes = fread(text + 1, 1, sizeof(text) - 2, file);
+	fclose(file);
+	text[0] = '\n';
+
+	config_default(&config);
+	CHECK_EQ(parse_bytes(&config, &r, text, bytes + 1), 0);
+	CHECK(!strcmp(config.next, "\\EFI\\tallyvisor\\grubx64.efi"));
+	config.next[0] = 0;
+	CHECK(is_default(&config));
+
+	/* "#key=value" is a setting that is off */
+	for (size_t i = 0; i <= bytes; i++)
+		if (text[i] != '#' || text[i - 1] != '\n' || text[i + 1] == ' ' ||
+		    text[i + 1] == '\n')
+			defaults[used++] = text[i];
+	CHECK_EQ(parse_bytes(&config, &r, defaults, used), 0);
+	config.next[0] = 0;
+	CHECK(is_default(&config));
+
+	words_of(keys_known, "?=", "known:");
+	for (unsigned int k = 0; *keys_known[k]; k++) {
+		char line[400];
+		int n;
+
+		snprintf(line, sizeof(line), "\n%s=", keys_known[k]);
+		if (!strstr(defaults, line))
+			test_fail(__FILE__, __LINE__, "tallyvisor.cfg does not set %s",
+				  keys_known[k]);
+		n = snprintf(line, sizeof(line), "\n# %s=", keys_known[k]);
+		/* these two take what is no list */
+		if (strcmp(keys_known[k], "next") != 0 && strcmp(keys_known[k], "filter") != 0) {
+			char bad[40];
+
+			snprintf(bad, sizeof(bad), "%s=?", keys_known[k]);
+			words_of(values, bad, "possible:");
+			for (unsigned int v = 0; *values[v]; v++)
+				n += snprintf(line + n, sizeof(line) - (size_t)n, "%s%s",
+					      v ? "|" : "", values[v]);
+			snprintf(line + n, sizeof(line) - (size_t)n, "\n");
+		}
+		if (!strstr(text, line))
+			test_fail(__FILE__, __LINE__, "tallyvisor.cfg has no line \"%s\"",
+				  line + 1);
+	}
+}
+
 TEST(config_lines)
 {
 	static const char *const same_text[] = {
