@@ -207,9 +207,10 @@ format: | deps-check ## put all C files into the project's format
 
 tally: $(O)/tally ## the client for Linux on Tallyvisor: build/tally, one static program
 
-image: $(O)/tallyvisor.efi $(O)/guest/demo.efi | deps-qemu ## a USB image with the demo: build/tallyvisor.img
-	$(Q)tools/mkimage $(O)/tallyvisor.img EFI/BOOT/BOOTX64.EFI=$(O)/tallyvisor.efi \
-		EFI/BOOT/tallyvisor.cfg=boot/tallyvisor.cfg guest/demo.efi=$(O)/guest/demo.efi
+image: all | deps-image $(if $(SB_KEY),deps-sign) ## a disk image for a USB stick: build/tallyvisor.img; signed, with SB_KEY= SB_CERT=
+	$(Q)tools/image $(O) $(O)/tallyvisor.img
+	@echo '$(O)/tallyvisor.img is ready$(if $(SB_KEY), and signed). To a USB stick, all of which is overwritten (lsblk tells its name):'
+	@echo '  sudo dd if=$(O)/tallyvisor.img of=/dev/sdX bs=4M conv=fsync status=progress'
 
 debug: all | deps-qemu ## the demo, stopped before its first instruction, with QEMU's gdb server on :1234
 	$(Q)tools/demo $(O) -s -S
@@ -230,5 +231,5 @@ deps-%:
 
 .PHONY: all guests tally run test test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun test-qemu test-trace test-linux test-l1 bench bench-kvm hostile check format image debug clean help deps
 .SECONDARY:
-export ACCEL QEMU OVMF FUZZ_RUNS FUZZ_SECONDS
+export ACCEL QEMU OVMF SB_KEY SB_CERT FUZZ_RUNS FUZZ_SECONDS
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
