@@ -7,6 +7,9 @@
 #                 missing and returns 1. The environment's QEMU= (a program) and OVMF= (a CODE fd
 #                 file, or the folder that has it) win over what is installed.
 
+#   ovmf_secure   the same for firmware with Secure Boot on: sets OVMF_CODE and OVMF_VARS
+#   secure_boot_key FOLDER   writes the key that this firmware trusts: FOLDER/key.pem and cert.pem
+
 QEMU_MIN_MAJOR=10
 QEMU_WHY="the SVM emulation of older versions fails basic interrupt tests"
 
@@ -80,4 +83,24 @@ qemu_env() {
 		return 1
 	fi
 	export QEMU OVMF_CODE OVMF_VARS
+}
+
+# Debian's and Ubuntu's package has variables with the platform key, and all others, set to one whose private half comes
+# with it, for just this use.
+ovmf_secure() {
+	OVMF_CODE=${OVMF_CODE%/*}/OVMF_CODE_4M.secboot.fd
+	OVMF_VARS=${OVMF_CODE%/*}/OVMF_VARS_4M.snakeoil.fd
+	if [[ ! -r $OVMF_CODE || ! -r $OVMF_VARS ]]; then
+		echo "no firmware with Secure Boot: ${OVMF_CODE%/*} has no ${OVMF_CODE##*/} and" \
+			"${OVMF_VARS##*/}, as Debian's and Ubuntu's package ovmf does" >&2
+		return 1
+	fi
+	export OVMF_CODE OVMF_VARS
+}
+
+secure_boot_key() {
+	local from=/usr/share/ovmf/PkKek-1-snakeoil
+	[[ -r $from.key && -r $from.pem ]] || { echo "$from.key is not there: tools/setup qemu" >&2; return 1; }
+	openssl rsa -in "$from.key" -passin pass:snakeoil -out "$1/key.pem" 2>/dev/null &&
+		cp "$from.pem" "$1/cert.pem"
 }
