@@ -49,7 +49,7 @@ struct parser {
 	const char *source;
 	struct config_reporter *reporter;
 	int problems;
-	char text[160];
+	char text[240];
 	size_t used;
 };
 
