@@ -15,13 +15,17 @@
 /* The CPU's physical address bits in *phys_bits, or the sentence that says why we cannot run here. */
 const CHAR16 *probe_cpu(u8 *phys_bits);
 
-/* Why this number of CPUs cannot be run, or NULL. */
-const CHAR16 *probe_smp(const struct boot_config *config);
+/* The number of CPUs beside this one that can be taken over. */
+u32 smp_find(void);
+
+/* Runs on each of them, one after the other; returns on how many it did. No boot services inside. */
+typedef void EFIAPI smp_procedure(void *argument);
+u32 smp_run(smp_procedure *procedure, void *argument);
 
 /*
- * Copies the resident core into reserved memory, relocates it and gives it the CPU. On return the caller runs
+ * Copies the resident core into reserved memory, relocates it and gives it this CPU and `aps` others. On return all run
  * as L1 and NULL is returned; otherwise the sentence that says what is missing, and nothing has changed.
  */
-const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits);
+const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits, u32 aps);
 
 #endif

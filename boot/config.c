@@ -37,7 +37,7 @@ static const struct choice version_choices[] = {{"auto", PMU_VERSION_AUTO},
 						{"core", PMU_VERSION_CORE},
 						{"v2", PMU_VERSION_V2},
 						{NULL, 0}};
-static const struct choice smp_choices[] = {{"refuse", 0}, {"ignore", 1}, {NULL, 0}};
+static const struct choice smp_choices[] = {{"all", 0}, {"ignore", 1}, {NULL, 0}};
 
 static const struct choice feature_choices[] = {
 #define X(name, bit, software) {"-" #name, (u32)(bit)},

@@ -76,18 +76,59 @@ static void map_region(u64 *tables, u64 firmware_cr3, u64 region, u64 bytes)
 		pd[at / PAGE_2M] = (region + at) | PTE_P | PTE_W | PTE_PS;
 }
 
-const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits)
-{
-	const struct image_header *header = (const struct image_header *)(uintptr_t)core_image;
-	u64 bytes = ALIGN_UP(header->image_end + CORE_POOL_BYTES(phys_bits), PAGE_2M);
-	u64 region, firmware_cr3 = read_cr3();
-	EFI_PHYSICAL_ADDRESS tables;
+/* What a CPU needs to enter the core. */
+struct start {
 	struct handoff handoff;
+	u64 tables; /* to enter with */
 	core_entry_fn *entry;
 	s64 status;
+	const CHAR16 *problem;
+};
+
+static void EFIAPI probe_this(void *argument)
+{
+	struct start *start = argument;
+	const CHAR16 *problem;
+	u8 phys_bits;
+
+	problem = probe_cpu(&phys_bits);
+	if (problem)
+		start->problem = problem;
+}
+
+/* This CPU becomes L1's, with the page tables and the interrupt flag that it has. */
+static void EFIAPI enter_this(void *argument)
+{
+	struct start *start = argument;
+	u64 cr3 = read_cr3();
+
+	start->handoff.loader_cr3 = cr3;
+	write_cr3(start->tables);
+	start->status = start->entry(&start->handoff);
+	/* where the core took over, this is L1 already, with the firmware's CR3 */
+	if (start->status)
+		write_cr3(cr3);
+}
+
+const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits, u32 aps)
+{
+	const struct image_header *header = (const struct image_header *)(uintptr_t)core_image;
+	u32 cpus = aps + 1;
+	u64 bytes = ALIGN_UP(header->image_end + CORE_TABLE_BYTES(phys_bits, cpus) +
+				     cpus * header->cpu_bytes,
+			     PAGE_2M);
+	struct start start = {0};
+	EFI_PHYSICAL_ADDRESS tables;
+	u64 region;
+	u32 started;
 
 	if (header->magic != IMAGE_MAGIC || (u64)(core_image_end - core_image) < header->file_end)
 		return L"the resident core in this file is damaged; build it again";
+	if (bytes > PAGE_1G)
+		return L"too many CPUs: their memory is more than 1 GByte";
+	smp_run(probe_this, &start);
+	if (start.problem)
+		return start.problem;
 	region = allocate_region(bytes);
 	if (!region ||
 	    EFI_ERROR(BS->AllocatePages(AllocateAnyPages, EfiBootServicesData, 3, &tables)))
@@ -95,28 +136,37 @@ const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits)
 	BS->CopyMem((void *)(uintptr_t)region, (void *)(uintptr_t)core_image, header->file_end);
 	if (!relocate((u8 *)(uintptr_t)region, header))
 		return L"the resident core in this file cannot be relocated; build it again";
-	map_region((u64 *)(uintptr_t)tables, firmware_cr3, region, bytes);
+	map_region((u64 *)(uintptr_t)tables, read_cr3(), region, bytes);
 
-	handoff = (struct handoff){
-		.version = HANDOFF_VERSION,
-		.region_hpa = region,
-		.region_bytes = bytes,
-		.loader_cr3 = firmware_cr3,
-		.phys_bits = phys_bits,
-		.config = config->core,
+	start = (struct start){
+		.handoff =
+			{
+				.version = HANDOFF_VERSION,
+				.region_hpa = region,
+				.region_bytes = bytes,
+				.phys_bits = phys_bits,
+				.cpus = cpus,
+				.config = config->core,
+			},
+		.tables = tables,
+		.entry = (core_entry_fn *)(uintptr_t)(CORE_VA + header->entry),
 	};
-	entry = (core_entry_fn *)(uintptr_t)(CORE_VA + header->entry);
-	asm volatile("cli" : : : "memory");
-	write_cr3(tables);
-	status = entry(&handoff);
-	/* where the core took over, this is L1 already, with the firmware's CR3 */
-	if (status)
-		write_cr3(firmware_cr3);
-	asm volatile("sti" : : : "memory");
+	/* this CPU last: until then the firmware starts the others without us in between */
+	started = aps ? smp_run(enter_this, &start) : 0;
+	if (!start.status) {
+		asm volatile("cli" : : : "memory");
+		enter_this(&start);
+		asm volatile("sti" : : : "memory");
+	}
+	if (start.status && !started) {
+		BS->FreePages(tables, 3);
+		BS->FreePages(region, bytes / PAGE_SIZE);
+		return L"the resident core refused to start; set log=com1 or log=debugcon and see "
+		       L"what it says";
+	}
 	BS->FreePages(tables, 3);
-	if (!status)
-		return NULL;
-	BS->FreePages(region, bytes / PAGE_SIZE);
-	return L"the resident core refused to start; set log=com1 or log=debugcon and see what it "
-	       L"says";
+	if (started < aps)
+		SAY(L"%d of %d CPUs could not be taken over and are lost to the OS", aps - started,
+		    cpus);
+	return NULL;
 }

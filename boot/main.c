@@ -143,6 +143,7 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system_table)
 	EFI_LOADED_IMAGE *self;
 	const CHAR16 *why;
 	u8 phys_bits;
+	u32 aps;
 
 	InitializeLib(image, system_table);
 	config_default(&config);
@@ -154,10 +155,13 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system_table)
 	read_load_options(self);
 
 	why = probe_cpu(&phys_bits);
+	aps = smp_find();
+	if (aps && config.smp_ignore) {
+		SAY(L"smp=ignore: only the boot processor is taken over, leave the other %d alone", aps);
+		aps = 0;
+	}
 	if (!why)
-		why = probe_smp(&config);
-	if (!why)
-		why = core_start(&config, phys_bits);
+		why = core_start(&config, phys_bits, aps);
 	if (why) {
 		SAY(L"not started: %s", why);
 		return EFI_UNSUPPORTED;

@@ -60,30 +60,3 @@ const CHAR16 *probe_cpu(u8 *phys_bits)
 	*phys_bits = (u8)cpuid(CPUID_ADDR_SIZES).eax;
 	return NULL;
 }
-
-/* UEFI PI specification, vol. 2, §13.4; gnu-efi does not have it. */
-struct mp_services {
-	EFI_STATUS(EFIAPI *get_number_of_processors)
-	(struct mp_services *self, UINTN *number, UINTN *enabled);
-};
-
-const CHAR16 *probe_smp(const struct boot_config *config)
-{
-	EFI_GUID guid = {
-		0x3fdda605, 0xa76e, 0x4f46, {0xad, 0x29, 0x12, 0xf4, 0x53, 0x1b, 0x3d, 0x08}};
-	struct mp_services *mp;
-	UINTN number, enabled;
-
-	/* firmware without MP Services gives no way to start another CPU before the OS does */
-	if (EFI_ERROR(BS->LocateProtocol(&guid, NULL, (void **)&mp)) ||
-	    EFI_ERROR(mp->get_number_of_processors(mp, &number, &enabled)) || enabled < 2)
-		return NULL;
-	if (config->smp_ignore) {
-		SAY(L"smp=ignore: only the boot processor is taken over, leave the other %d alone",
-		    (int)enabled - 1);
-		return NULL;
-	}
-	return L"more than one CPU is enabled and only one is supported; disable the others in the "
-	       L"firmware "
-	       L"setup, or set smp=ignore and let the OS use one";
-}

@@ -359,7 +359,7 @@ static void use_guest_only(struct vcpu *v, struct pmu_vmrun_ticks tick, bool glo
 	pmu_guest_only_init(&v->guest_only, tick, global, msr_read, msr_write);
 	pmu_init(&v->pmu, &v->guest_only.hw, rule);
 	v->pmu.has_v2 = machine_has_v2();
-	nested_intercept_pmu(false);
+	nested_intercept_pmu(v, false);
 	log_info("event=pmu backend=guest-only tick_instructions=%u tick_branches=%u "
 		 "tick_far_transfers=%u switch=%s",
 		 tick.instructions, tick.branches, tick.far_transfers,
@@ -369,7 +369,7 @@ static void use_guest_only(struct vcpu *v, struct pmu_vmrun_ticks tick, bool glo
 /* The guests reach no register of the PMU's without an exit. */
 static void intercept_all(struct vcpu *v)
 {
-	nested_intercept_pmu(true);
+	nested_intercept_pmu(v, true);
 	vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), true);
 	vcpu_reset_intercepts(v);
 }
@@ -524,7 +524,7 @@ NOINLINE void backend_hide_counters(struct vcpu *v, bool hide)
 
 	v->counters_hidden = hide;
 	hide |= !v->pmu.extended_msrs; /* the machine has two counters that the guest has not */
-	nested_intercept_pmu(hide);
+	nested_intercept_pmu(v, hide);
 	c1->clean &= ~(u32)CLEAN_IOPM;
 	vcpu_set_l0_intercept(v, INTERCEPT(RDPMC), hide);
 	if (hide) {

@@ -166,6 +166,11 @@ static ALWAYS_INLINE void cpu_outl(u16 port, u32 value)
 	asm volatile("outl %0, %1" : : "a"(value), "Nd"(port));
 }
 
+static ALWAYS_INLINE void cpu_pause(void)
+{
+	asm volatile("pause");
+}
+
 static ALWAYS_INLINE void cpu_hlt(void)
 {
 	asm volatile("hlt");

@@ -34,17 +34,17 @@ unsigned int events_take(struct vcpu *v, bool interrupt)
 {
 	bool host_if = v->host_if;
 
-	nmi_seen = init_seen = irq_seen = 0;
+	v->nmi_seen = v->init_seen = v->irq_seen = 0;
 	vcpu_set_host_if(v, interrupt);
 	event_window();
 	cpu_cli(); /* it is 0 already if something came */
 	v->host_if = false;
 	vcpu_set_host_if(v, host_if);
-	if (nmi_seen)
+	if (v->nmi_seen)
 		vcpu_set_special(v, SPECIAL_NMI);
-	if (init_seen)
+	if (v->init_seen)
 		vcpu_set_special(v, SPECIAL_INIT);
-	return irq_seen;
+	return v->irq_seen;
 }
 
 u32 exit_nmi(struct vcpu *v)

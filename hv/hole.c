@@ -77,7 +77,7 @@ void hole_write(struct vcpu *v, u64 *leaf)
 	step_begin(v);
 	v->hole_leaf[v->hole_leaves] = leaf;
 	v->hole_leaf_was[v->hole_leaves++] = *leaf;
-	*leaf = memory_sink_page_hpa() | PTE_P | PTE_W | PTE_U | PTE_A | PTE_D;
+	*leaf = memory_hpa(v->sink_page) | PTE_P | PTE_W | PTE_U | PTE_A | PTE_D;
 	vcpu_flush_tlb(v);
 }
 
@@ -87,7 +87,7 @@ static void close_hole(struct vcpu *v)
 		v->hole_leaves--;
 		*v->hole_leaf[v->hole_leaves] = v->hole_leaf_was[v->hole_leaves];
 	}
-	memory_sink_reset();
+	memory_fill_ff(v->sink_page);
 	vcpu_flush_tlb(v);
 }
 
@@ -171,7 +171,7 @@ u32 exit_npf(struct vcpu *v)
 
 		if (!vcpu_names_hole(v, gpa, 1, write ? "write" : "read"))
 			vcpu_shutdown(v, "nested-page-fault");
-		leaf = memory_open_hole(gpa);
+		leaf = memory_open_hole(v->npt, gpa);
 		if (write)
 			hole_write(v, leaf);
 	}

@@ -39,7 +39,7 @@ static void send_to_self(const struct vcpu *v, u64 base, u32 command)
 	*apic_register(v, base, APIC_ICR) = command;
 	for (unsigned int i = 0; i < 1000 && (*apic_register(v, base, APIC_ICR) & APIC_ICR_PENDING);
 	     i++)
-		asm volatile("pause");
+		cpu_pause();
 	*apic_register(v, base, APIC_ICR_HIGH) = high;
 }
 

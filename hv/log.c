@@ -2,6 +2,7 @@
 #include "hv/log.h"
 #include "hv/core/format.h"
 #include "hv/cpu.h"
+#include "hv/cpus.h"
 
 #define RING_BYTES 65536
 
@@ -9,12 +10,27 @@ static char ring[RING_BYTES];
 static u64 written; /* bytes ever */
 static enum log_sink sink;
 static u32 own_depth;
+static bool locked; /* GIF is 0 in L0: who holds it goes on */
 
 static const u16 uart_ports[] = {[LOG_COM1] = 0x3f8, [LOG_COM2] = 0x2f8};
 
 #define DEBUGCON_PORT 0xe9
 #define UART_LSR 5
 #define UART_LSR_THRE 0x20
+
+/* A CPU that stops in the middle of a line, by a panic of its own, must not stop the others' lines. */
+#define LOCK_TRIES 100000000u
+
+static void lock(void)
+{
+	for (u32 i = 0; i < LOCK_TRIES && __atomic_exchange_n(&locked, true, __ATOMIC_ACQUIRE); i++)
+		cpu_pause();
+}
+
+static void unlock(void)
+{
+	__atomic_store_n(&locked, false, __ATOMIC_RELEASE);
+}
 
 static void uart_put(u16 port, char c)
 {
@@ -37,9 +53,13 @@ static void put(char c)
 	}
 }
 
-void log_init(enum log_sink where, u32 depth)
+void log_init(enum log_sink where)
 {
 	sink = where <= LOG_DEBUGCON ? where : LOG_RING;
+}
+
+void log_set_depth(u32 depth)
+{
 	own_depth = depth;
 }
 
@@ -50,24 +70,29 @@ void log_line(enum log_level level, const char *fmt, ...)
 	va_list args;
 	size_t n;
 
-	n = format(line, sizeof(line), "tallyvisor: level=%s cpu=0 ", names[level]);
+	n = format(line, sizeof(line), "tallyvisor: level=%s cpu=%u ", names[level],
+		   cpus_this_index());
 	if (own_depth > 1)
 		n += format(line + n, sizeof(line) - n, "depth=%u ", own_depth);
 	va_start(args, fmt);
 	format_v(line + n, sizeof(line) - n, fmt, args);
 	va_end(args);
+	lock();
 	for (const char *s = line; *s; s++)
 		put(*s);
 	put('\n');
+	unlock();
 }
 
 size_t log_read(u64 *position, char *buf, size_t n)
 {
 	size_t copied = 0;
 
+	lock();
 	if (written > RING_BYTES && *position < written - RING_BYTES)
 		*position = written - RING_BYTES;
 	while (copied < n && *position < written)
 		buf[copied++] = ring[(*position)++ % RING_BYTES];
+	unlock();
 	return copied;
 }

@@ -12,8 +12,9 @@ enum log_level {
 	LOG_PANIC,
 };
 
-/* depth: of this hypervisor, see vcpu.h; those above the first say it in each line, since all may log to one place. */
-void log_init(enum log_sink where, u32 depth);
+void log_init(enum log_sink where);
+/* Of this hypervisor, see vcpu.h; those above the first say it in each line, since all may log to one place. */
+void log_set_depth(u32 depth);
 void log_line(enum log_level level, const char *fmt, ...) PRINTF(2, 3);
 
 #define log_info(...) log_line(LOG_INFO, __VA_ARGS__)

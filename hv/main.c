@@ -1,16 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* Takes the CPU over from the loader: own tables, vmcb01 from the present state, and into the loop. */
-#include "hv/main.h"
 #include "abi/features.h"
 #include "hv/cpu.h"
+#include "hv/cpus.h"
 #include "hv/log.h"
 #include "hv/memory.h"
 #include "hv/panic.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
 #include "x86/msr.h"
-
-struct cpu the_cpu ALIGNED(4096);
 
 /* What core_entry pushed: the loader's registers and where it goes on. */
 struct entry_frame {
@@ -167,75 +165,115 @@ static void init_vmcb01(struct vcpu *v)
 	c->asid = ASID_L1;
 	c->tlb_control = TLB_CONTROL_FLUSH_ALL;
 	c->np_ctl = NP_ENABLE;
-	c->nested_cr3 = memory_npt_hpa();
+	c->nested_cr3 = memory_hpa(v->npt->root);
 	c->int_state = 0;
 }
 
-/*
- * Runs on the boot stack, on the loader's page tables with ours at CORE_VA. Everything that may fail comes before
- * the CPU's state is changed.
- */
-s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *frame)
+/* What all CPUs share. */
+static int init_machine(const struct handoff *handoff)
 {
-	struct handoff handoff = *loader_handoff;
 	struct image_layout image = {(u64)(uintptr_t)__text_end - CORE_VA,
 				     (u64)(uintptr_t)__rodata_end - CORE_VA,
 				     (u64)(uintptr_t)__image_end - CORE_VA};
-	struct descriptor_table gdtr = {sizeof(gdt) - 1, (u64)(uintptr_t)gdt};
-	struct descriptor_table idtr = {sizeof(idt) - 1, (u64)(uintptr_t)idt};
-	struct vcpu *v = &the_cpu.vcpu;
 	int error;
 
-	if (handoff.version != HANDOFF_VERSION)
+	if (handoff->version != HANDOFF_VERSION)
 		return -E_INVAL;
-	find_depth(v);
-	log_init(handoff.config.log, v->depth);
-	error = memory_init(&handoff, &image);
+	if (cpu_cpuid(CPUID_SVM, 0).ebx < ASID_COUNT)
+		return -E_UNSUPP;
+	error = memory_init(handoff, &image);
+	if (!error)
+		error = cpus_init(handoff->cpus);
 	if (!error && memory_check_wx())
 		error = -E_INVAL;
-	if (!error && cpu_cpuid(CPUID_SVM, 0).ebx < ASID_COUNT)
-		error = -E_UNSUPP;
-	if (error) {
-		log_warn("event=refused error=%d", error);
-		return error;
-	}
+	fill_idt();
+	return error;
+}
+
+static void init_vcpu(struct cpu *cpu, const struct handoff *handoff)
+{
+	struct vcpu *v = &cpu->vcpu;
 
 	v->special_exit = exit_special;
-	v->vmcb01 = &the_cpu.vmcb01;
-	v->vmcb02 = &the_cpu.vmcb02;
+	v->vmcb01 = &cpu->vmcb01;
+	v->vmcb02 = &cpu->vmcb02;
 	v->vmcb01_hpa = memory_hpa(v->vmcb01);
 	v->vmcb02_hpa = memory_hpa(v->vmcb02);
 	v->vmcb = v->vmcb01;
 	v->vmcb_hpa = v->vmcb01_hpa;
+	v->npt = &cpu->npt;
+	memory_npt_init(v->npt);
+	v->sink_page = cpu->sink_page;
+	memory_fill_ff(v->sink_page);
 	v->cpu_features = cpu_cpuid(CPUID_SVM, 0).edx;
-	v->features = tally_features(v->cpu_features, handoff.config.hidden_features);
+	v->features = tally_features(v->cpu_features, handoff->config.hidden_features);
 	v->phys_bits =
-		handoff.phys_bits < CORE_MAX_PHYS_BITS ? handoff.phys_bits : CORE_MAX_PHYS_BITS;
+		handoff->phys_bits < CORE_MAX_PHYS_BITS ? handoff->phys_bits : CORE_MAX_PHYS_BITS;
 	v->gif = true;
 	v->svme = cpu_rdmsr(MSR_EFER) & EFER_SVME;
 	v->mem = (struct guest_memory){.base = NULL, .limit = BIT(v->phys_bits)};
-	v->hole = (struct range){handoff.region_hpa, handoff.region_hpa + handoff.region_bytes};
+	v->hole = (struct range){handoff->region_hpa, handoff->region_hpa + handoff->region_bytes};
 	v->vm_cr = cpu_rdmsr(MSR_VM_CR) & VM_CR_VALID;
+}
 
-	capture_loader(&v->vmcb01->save, &handoff, frame);
+static void capture_gprs(struct vcpu *v, const struct entry_frame *frame)
+{
 	v->gpr[GPR_RBX] = frame->rbx;
 	v->gpr[GPR_RBP] = frame->rbp;
 	v->gpr[12] = frame->r12;
 	v->gpr[13] = frame->r13;
 	v->gpr[14] = frame->r14;
 	v->gpr[15] = frame->r15;
+}
 
-	fill_idt();
+static void enter_core(const struct cpu *cpu)
+{
+	struct descriptor_table gdtr = {sizeof(gdt) - 1, (u64)(uintptr_t)gdt};
+	struct descriptor_table idtr = {sizeof(idt) - 1, (u64)(uintptr_t)idt};
+
+	cpu_wrmsr(MSR_EFER, cpu_rdmsr(MSR_EFER) | EFER_SVME | EFER_NXE);
+	cpu_clgi(); /* before our IDT is there: an NMI finds its vcpu by a stack that is not in use yet */
 	load_tables(memory_core_cr3(), &gdtr, &idtr);
 	cpu_write_cr0((cpu_read_cr0() | CR0_WP) & ~(CR0_TS | CR0_EM));
 	cpu_write_cr4(CR4_PAE | (cpu_read_cr4() & CR4_MCE));
-	cpu_wrmsr(MSR_EFER, cpu_rdmsr(MSR_EFER) | EFER_SVME | EFER_NXE);
-	cpu_wrmsr(MSR_VM_HSAVE_PA, memory_hpa(the_cpu.hsave));
-	cpu_clgi();
+	cpu_wrmsr(MSR_VM_HSAVE_PA, memory_hpa(cpu->hsave));
+}
+
+/*
+ * Once for each CPU, one after the other, on the boot stack and on the loader's page tables with ours at CORE_VA. All that
+ * may fail does so on the first CPU, before its state is changed.
+ */
+s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *frame)
+{
+	struct handoff handoff = *loader_handoff;
+	bool first = !cpus_count();
+	struct cpu *cpu;
+	struct vcpu *v;
+
+	if (first) {
+		int error;
+
+		log_init(handoff.config.log);
+		error = init_machine(&handoff);
+		if (error) {
+			log_warn("event=refused error=%d", error);
+			return error;
+		}
+	}
+	cpu = cpus_take();
+	if (!cpu)
+		return -E_NOMEM;
+	v = &cpu->vcpu;
+	init_vcpu(cpu, &handoff);
+	find_depth(v);
+	log_set_depth(v->depth);
+	capture_loader(&v->vmcb01->save, &handoff, frame);
+	capture_gprs(v, frame);
+	enter_core(cpu);
 
 	init_limits(v);
 	init_vmcb01(v);
-	nested_init(v);
+	nested_init(v, cpu->shadow_pages, cpu->shadow_links);
 	backend_init(v, &handoff.config);
 	if (v->depth == 1)
 		v->lowest_backend = v->backend;

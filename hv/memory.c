@@ -1,26 +1,32 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/memory.h"
-#include "hv/core/tables.h"
 
 static struct tables tables;
 
 static u8 hole_page[PAGE_SIZE] ALIGNED(4096);
-static u8 sink_page[PAGE_SIZE] ALIGNED(4096);
 
 u64 memory_hpa(const void *core_address)
 {
 	return pool_hpa(&tables.pool, core_address);
 }
 
-void *memory_pages(unsigned int pages)
+void *memory_aligned(u64 bytes, u64 alignment)
 {
-	return pool_pages(&tables.pool, pages);
+	struct page_pool *pool = &tables.pool;
+	u64 before = ALIGN_UP((u64)(uintptr_t)pool->va, alignment) - (u64)(uintptr_t)pool->va;
+	u8 *p = pool_pages(pool, (before + ALIGN_UP(bytes, PAGE_SIZE)) / PAGE_SIZE);
+
+	return p ? p + before : NULL;
 }
 
-static void fill(u8 *page, u8 byte)
+int memory_guard(const void *page)
 {
-	for (u64 i = 0; i < PAGE_SIZE; i++)
-		page[i] = byte;
+	return tables_guard(&tables, page);
+}
+
+void memory_fill_ff(u8 *page)
+{
+	__builtin_memset(page, 0xff, PAGE_SIZE);
 }
 
 int memory_init(const struct handoff *handoff, const struct image_layout *image)
@@ -41,8 +47,7 @@ int memory_init(const struct handoff *handoff, const struct image_layout *image)
 		.rodata_end = image->rodata_end,
 		.image_end = image->image_end,
 	};
-	fill(hole_page, 0xff);
-	memory_sink_reset();
+	memory_fill_ff(hole_page);
 	return tables_build(&tables, bits, memory_hpa(hole_page));
 }
 
@@ -51,29 +56,19 @@ u64 memory_core_cr3(void)
 	return memory_hpa(tables.core_root);
 }
 
-u64 memory_npt_hpa(void)
-{
-	return memory_hpa(tables.npt);
-}
-
 u64 memory_hole_page_hpa(void)
 {
 	return memory_hpa(hole_page);
 }
 
-u64 memory_sink_page_hpa(void)
+void memory_npt_init(struct npt *npt)
 {
-	return memory_hpa(sink_page);
+	tables_npt_init(&tables, npt);
 }
 
-void memory_sink_reset(void)
+u64 *memory_open_hole(struct npt *npt, u64 gpa)
 {
-	fill(sink_page, 0xff);
-}
-
-u64 *memory_open_hole(u64 gpa)
-{
-	return tables_open_hole(&tables, gpa);
+	return tables_open_hole(&tables, npt, gpa);
 }
 
 u64 memory_check_wx(void)

@@ -10,6 +10,7 @@
 #define TALLY_HV_MEMORY_H
 
 #include "abi/handoff.h"
+#include "hv/core/tables.h"
 #include "types.h"
 
 struct image_layout {
@@ -20,22 +21,25 @@ struct image_layout {
 int memory_init(const struct handoff *handoff, const struct image_layout *image);
 
 u64 memory_core_cr3(void);
-u64 memory_npt_hpa(void);
 
 /* hpa of something in our own region. */
 u64 memory_hpa(const void *core_address);
 
-/* `pages` zeroed pages of the pool; NULL if it is used up. */
-void *memory_pages(unsigned int pages);
+/* Zeroed memory of the pool, `alignment` a power of two from a page on; NULL if it is used up. */
+void *memory_aligned(u64 bytes, u64 alignment);
+
+/* The page is L0's no more. 0, or -E_NOMEM. */
+int memory_guard(const void *page);
 
 /* The page of FFh, read-only to guests. */
 u64 memory_hole_page_hpa(void);
-/* A page for one write to nowhere: filled with FFh again by memory_sink_reset(). */
-u64 memory_sink_page_hpa(void);
-void memory_sink_reset(void);
+void memory_fill_ff(u8 *page);
+
+/* The nested tables of a CPU. */
+void memory_npt_init(struct npt *npt);
 
 /* L1's NPT entry for a gpa in our region: maps the page of FFh from now on. Returns the 4-KByte entry. */
-u64 *memory_open_hole(u64 gpa);
+u64 *memory_open_hole(struct npt *npt, u64 gpa);
 
 /* No page of L0's address space is writable and executable: 0, or an address that is. */
 u64 memory_check_wx(void);

@@ -16,11 +16,6 @@
 #include "x86/cr.h"
 #include "x86/msr.h"
 
-static u64 msrpm01[MSRPM_BYTES / 8] ALIGNED(4096); /* for L1 */
-/* for L2: msrpm01 ORed with L1's, but only for MERGED_MSRS */
-static u64 msrpm02[MSRPM_BYTES / 8] ALIGNED(4096);
-static u32 shadow_links[CORE_SHADOW_PAGES];
-
 /*
  * Groups of 32 MSRs (8 bytes of the map) that L2 may reach without an exit, where L1's map and ours both allow it. All
  * other MSRs exit, and L0 does the access for L2. Few, because merging costs at each VMRUN: TSC, SYSENTER, EFER
@@ -28,7 +23,7 @@ static u32 shadow_links[CORE_SHADOW_PAGES];
  */
 #define MERGED_MSRS(X) X(MSR_TSC) X(MSR_SYSENTER_CS) X(MSR_EFER) X(MSR_FS_BASE)
 
-static void init_msrpms(const struct vcpu *v)
+static void init_msrpms(struct vcpu *v)
 {
 	/* PAT only because TCG has one for all levels and does not look at G_PAT */
 	static const u32 ours[] = {MSR_EFER,
@@ -43,37 +38,37 @@ static void init_msrpms(const struct vcpu *v)
 				   MSR_PERF_GLOBAL_STATUS_SET};
 
 	for (unsigned int i = 0; i < ARRAY_SIZE(ours); i++)
-		msrpm_set((u8 *)msrpm01, ours[i], true, true);
-	msrpm_set((u8 *)msrpm01, MSR_APIC_BASE, false, true);
+		msrpm_set((u8 *)v->msrpm01, ours[i], true, true);
+	msrpm_set((u8 *)v->msrpm01, MSR_APIC_BASE, false, true);
 	if (v->cpu_features & SVM_TSC_RATE)
-		msrpm_set((u8 *)msrpm01, MSR_TSC_RATIO, true, true);
-	msrpm_set((u8 *)msrpm01, MSR_DEBUGCTL, false, true);
+		msrpm_set((u8 *)v->msrpm01, MSR_TSC_RATIO, true, true);
+	msrpm_set((u8 *)v->msrpm01, MSR_DEBUGCTL, false, true);
 	for (u64 i = 0; i < MSRPM_BYTES / 8; i++)
-		msrpm02[i] = ~0ull;
+		v->msrpm02[i] = ~0ull;
 }
 
 /* The PMU's MSRs belong to the backend: intercepted, or left to the hardware's counters. */
-void nested_intercept_pmu(bool counters)
+void nested_intercept_pmu(struct vcpu *v, bool counters)
 {
 	for (unsigned int n = 0; n < PMU_COUNTERS; n++) {
-		msrpm_set((u8 *)msrpm01, MSR_PERFEVTSEL(n), true, true);
-		msrpm_set((u8 *)msrpm01, MSR_PERFCTR(n), counters, counters);
+		msrpm_set((u8 *)v->msrpm01, MSR_PERFEVTSEL(n), true, true);
+		msrpm_set((u8 *)v->msrpm01, MSR_PERFCTR(n), counters, counters);
 	}
 	for (unsigned int n = 0; n < PMU_LEGACY_COUNTERS; n++) {
-		msrpm_set((u8 *)msrpm01, MSR_LEGACY_PERFEVTSEL(n), true, true);
-		msrpm_set((u8 *)msrpm01, MSR_LEGACY_PERFCTR(n), counters, counters);
+		msrpm_set((u8 *)v->msrpm01, MSR_LEGACY_PERFEVTSEL(n), true, true);
+		msrpm_set((u8 *)v->msrpm01, MSR_LEGACY_PERFCTR(n), counters, counters);
 	}
 }
 
 /* Both maps: L2 may be running. Its own is made anew at the next VMRUN. */
-void nested_intercept_sysenter(bool on)
+void nested_intercept_sysenter(struct vcpu *v, bool on)
 {
-	msrpm_set((u8 *)msrpm01, MSR_SYSENTER_CS, on, on);
+	msrpm_set((u8 *)v->msrpm01, MSR_SYSENTER_CS, on, on);
 	if (on)
-		msrpm_set((u8 *)msrpm02, MSR_SYSENTER_CS, true, true);
+		msrpm_set((u8 *)v->msrpm02, MSR_SYSENTER_CS, true, true);
 }
 
-void nested_init(struct vcpu *v)
+void nested_init(struct vcpu *v, void *shadow_pages, u32 *shadow_links)
 {
 	/* INIT: on QEMU's TCG, which does not hold it, the CPU is reset all the same */
 	static const u32 always[] = {
@@ -81,17 +76,15 @@ void nested_init(struct vcpu *v)
 		INTERCEPT(VMRUN), INTERCEPT(VMMCALL), INTERCEPT(VMLOAD), INTERCEPT(VMSAVE),
 		INTERCEPT(STGI),  INTERCEPT(CLGI),    INTERCEPT(SKINIT), INTERCEPT(INVLPGA),
 	};
-	void *pages = memory_pages(CORE_SHADOW_PAGES);
 	struct vmcb_control *c = &v->vmcb02->control;
 
-	ASSERT(pages);
-	ASSERT(!shadow_init(&v->shadow, &v->mem, pages, memory_hpa(pages), shadow_links,
-			    CORE_SHADOW_PAGES, v->hole, memory_hole_page_hpa()));
+	ASSERT(!shadow_init(&v->shadow, &v->mem, shadow_pages, memory_hpa(shadow_pages),
+			    shadow_links, CORE_SHADOW_PAGES, v->hole, memory_hole_page_hpa()));
 	init_msrpms(v);
 	for (unsigned int i = 0; i < ARRAY_SIZE(always); i++)
 		vcpu_set_l0_intercept(v, always[i], true);
-	v->vmcb01->control.msrpm_base_pa = memory_hpa(msrpm01);
-	c->msrpm_base_pa = memory_hpa(msrpm02);
+	v->vmcb01->control.msrpm_base_pa = memory_hpa(v->msrpm01);
+	c->msrpm_base_pa = memory_hpa(v->msrpm02);
 	v->tsc_ratio = TSC_RATIO_RESET;
 	c->np_ctl = NP_ENABLE;
 	vcpu_reset_intercepts(v);
@@ -127,11 +120,12 @@ static ALWAYS_INLINE void merge_permissions(struct vcpu *v)
 		if (vcpu_touches_hole(v, msrpm, MSRPM_BYTES))
 			vcpu_names_hole(v, msrpm, MSRPM_BYTES, "MSRPM");
 		from = guest_at(&v->mem, msrpm);
-#define X(msr) msrpm02[MSRPM_WORD(msr)] = msrpm01[MSRPM_WORD(msr)] | from[MSRPM_WORD(msr)];
+#define X(msr)                                                                                     \
+	v->msrpm02[MSRPM_WORD(msr)] = v->msrpm01[MSRPM_WORD(msr)] | from[MSRPM_WORD(msr)];
 		MERGED_MSRS(X)
 #undef X
 	} else {
-#define X(msr) msrpm02[MSRPM_WORD(msr)] = msrpm01[MSRPM_WORD(msr)];
+#define X(msr) v->msrpm02[MSRPM_WORD(msr)] = v->msrpm01[MSRPM_WORD(msr)];
 		MERGED_MSRS(X)
 #undef X
 	}

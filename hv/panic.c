@@ -3,7 +3,7 @@
 #include "hv/core/format.h"
 #include "hv/cpu.h"
 #include "hv/log.h"
-#include "hv/main.h"
+#include "hv/cpus.h"
 #include "x86/cr.h"
 
 #define DEBUG_EXIT_PORT 0xf4
@@ -14,7 +14,7 @@ static unsigned int stage;
 
 static void page_registers(void)
 {
-	const struct vcpu *v = &the_cpu.vcpu;
+	const struct vcpu *v = &cpus_this()->vcpu;
 
 	log_line(LOG_PANIC, "exits=%lu level=%s gif=%u svme=%u backend=%u", v->exits,
 		 vcpu_in_l2(v) ? "L2" : "L1", v->gif, v->svme, v->backend);
@@ -40,23 +40,23 @@ static void page_vmcb(const char *name, const struct vmcb *vmcb)
 
 static void page_vmcbs(void)
 {
-	page_vmcb("vmcb01", the_cpu.vcpu.vmcb01);
-	page_vmcb("vmcb02", the_cpu.vcpu.vmcb02);
+	page_vmcb("vmcb01", cpus_this()->vcpu.vmcb01);
+	page_vmcb("vmcb02", cpus_this()->vcpu.vmcb02);
 }
 
 static void page_pmu(void)
 {
-	const struct pmu *pmu = &the_cpu.vcpu.pmu;
+	const struct pmu *pmu = &cpus_this()->vcpu.pmu;
 
 	log_line(LOG_PANIC,
 		 "reprogram_pmc_on_nested_transition=%lx pending=%lx enabled_hw=%lx counting=%lx",
 		 pmu->reprogram_pmc_on_nested_transition, pmu->reprogram_pending, pmu->enabled_hw,
-		 the_cpu.vcpu.clock.counting);
+		 cpus_this()->vcpu.clock.counting);
 }
 
 static void page_history(void)
 {
-	const struct vcpu *v = &the_cpu.vcpu;
+	const struct vcpu *v = &cpus_this()->vcpu;
 	u64 first = v->exits > EXIT_HISTORY ? v->exits - EXIT_HISTORY : 0;
 
 	for (u64 i = first; i < v->exits; i++)

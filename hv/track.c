@@ -68,7 +68,7 @@ void track_exit(struct vcpu *v)
 /* With `user` as a WRMSR needs it that asks for the CPL again. */
 static void track_end(struct vcpu *v)
 {
-	nested_intercept_sysenter(false);
+	nested_intercept_sysenter(v, false);
 	vcpu_clr_special(v, SPECIAL_TRACK);
 	pmu_cpl_change(&v->pmu, false);
 	pmu_commit(&v->pmu);
@@ -95,7 +95,7 @@ void track_begin(struct vcpu *v)
 {
 	if (!pmu_tracks_cpl(&v->pmu) || (v->special & SPECIAL_TRACK))
 		return;
-	nested_intercept_sysenter(true);
+	nested_intercept_sysenter(v, true);
 	vcpu_set_special(v, SPECIAL_TRACK);
 	track_entry(v);
 }

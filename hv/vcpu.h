@@ -9,6 +9,7 @@
 #include "hv/core/insn.h"
 #include "hv/core/route.h"
 #include "hv/core/shadow.h"
+#include "hv/core/tables.h"
 #include "hv/core/vmrun_check.h"
 #include "hv/core/walk.h"
 #include "hv/trace.h"
@@ -173,6 +174,8 @@ struct vcpu {
 	struct vmrun_limits limits;
 	struct guest_memory mem;
 	struct range hole; /* hpa = gpa of our own memory */
+	struct npt *npt;   /* L1's nested tables */
+	u8 *sink_page;	   /* for one write to nowhere; FFh in between */
 	struct nested nested;
 	struct shadow shadow;
 	struct pmu pmu;
@@ -197,6 +200,8 @@ struct vcpu {
 		u64 swint_ticks; /* of the clock, that an intercepted INTn takes: probed */
 	} track;
 
+	u8 nmi_seen, init_seen, irq_seen; /* by event_window(); irq_seen: the vector */
+
 	u64 exits;
 	u64 pmu_accesses; /* exits for the PMU's MSRs and RDPMC */
 	u64 transitions;
@@ -212,6 +217,9 @@ struct vcpu {
 	struct trace trace;
 	struct known_exit known[KNOWN_EXITS];
 	struct known_exit known_l2[KNOWN_L2_EXITS];
+	u64 msrpm01[MSRPM_BYTES / 8] ALIGNED(4096); /* for L1 */
+	/* for L2: msrpm01 ORed with L1's, but only for MERGED_MSRS */
+	u64 msrpm02[MSRPM_BYTES / 8] ALIGNED(4096);
 };
 
 /* What an exit handler wants done; applied in one place, apply() in exit.c. */
@@ -230,7 +238,6 @@ NORETURN void vmrun_loop(struct vcpu *v);
 NORETURN void vmrun_loop_switched(struct vcpu *v); /* the same for the backend `switched` */
 void vmrun_probe(struct vcpu *v, void (*loop)(struct vcpu *));
 void event_window(void);
-extern u8 nmi_seen, init_seen, irq_seen; /* irq_seen: the vector */
 
 /* exit.c */
 void exit_special(struct vcpu *v); /* vmrun.asm */
@@ -397,7 +404,8 @@ static ALWAYS_INLINE bool svm_bad_vmcb(struct vcpu *v, u64 gpa, const char *what
 bool is_svm_instruction(struct vcpu *v);
 
 /* nested.c */
-void nested_init(struct vcpu *v);
+/* With CORE_SHADOW_PAGES zeroed pages for shadow tables. */
+void nested_init(struct vcpu *v, void *shadow_pages, u32 *shadow_links);
 /* #VMEXIT to L1, which goes on behind its VMRUN. nRIP and the instruction's bytes are those in vmcb02. */
 void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2);
 /* The same for an exit that is not the CPU's, but L0's decision: nothing is known of an instruction. */
@@ -417,8 +425,8 @@ bool nested_event_is_injected(const struct vcpu *v);
 void backend_init(struct vcpu *v, const struct config *config);
 /* After a selector write: commits it, and notes in the log, once per counter, what this backend cannot count. */
 void backend_selector_written(struct vcpu *v);
-void nested_intercept_pmu(bool counters);
-void nested_intercept_sysenter(bool on);
+void nested_intercept_pmu(struct vcpu *v, bool counters);
+void nested_intercept_sysenter(struct vcpu *v, bool on);
 /* Backend guest-only: whether RDPMC and the counters' MSRs exit, which they otherwise do not. */
 void backend_hide_counters(struct vcpu *v, bool hide);
 

@@ -246,10 +246,18 @@ event_window:
 	clgi
 	ret
 
+; The vcpu of the CPU that is on its own stack: struct cpu in hv/cpus.h.
+%macro THIS_VCPU 1
+	mov	%1, rsp
+	or	%1, STACK_BYTES - 1
+	inc	%1
+%endmacro
+
 ; The NMI goes to the guest, by EVENTINJ. It is left without IRET, so that the CPU keeps further NMIs blocked
 ; until the guest's own handler does its IRET: EVENTINJ alone would not block them (APM2 §15.20).
 nmi_entry:
-	mov	byte [nmi_seen], 1
+	THIS_VCPU rax
+	mov	byte [rax + VCPU_NMI_SEEN], 1
 	mov	rax, [rsp]
 	mov	rsp, [rsp + 24]
 	jmp	rax
@@ -258,7 +266,8 @@ nmi_entry:
 %assign vector 32
 %rep 224
 irq_entry_ %+ vector:
-	mov	byte [irq_seen], vector
+	THIS_VCPU rax
+	mov	byte [rax + VCPU_IRQ_SEEN], vector
 	jmp	irq_out
 %assign vector vector + 1
 %endrep
@@ -269,7 +278,8 @@ irq_out:
 
 ; #SX in place of INIT; the same, on top of an error code.
 sx_entry:
-	mov	byte [init_seen], 1
+	THIS_VCPU rax
+	mov	byte [rax + VCPU_INIT_SEEN], 1
 	mov	rax, [rsp + 8]
 	mov	rsp, [rsp + 32]
 	jmp	rax
@@ -368,14 +378,9 @@ idt_entries:
 %assign vector vector + 1
 %endrep
 
-section .data
-global nmi_seen, init_seen, irq_seen
-irq_seen:
-	db	0
-nmi_seen:
-	db	0
-init_seen:
-	db	0
+; For the image's header: see linker.ld.
+global cpu_bytes
+cpu_bytes equ CPU_BYTES
 
 section .bss
 alignb 16

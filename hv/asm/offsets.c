@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Compiled to assembly, from which the Makefile takes the numbers for vmrun.asm. */
-#include "hv/vcpu.h"
+#include "hv/cpus.h"
 
 #define OFFSET_IN(type, name, field)                                                               \
 	asm volatile(".ascii \"@@ " #name " %c0\"" : : "i"(offsetof(struct type, field)))
@@ -18,6 +18,9 @@ void offsets(void)
 	OFFSET(VCPU_CLOCK_DEADLINE, clock.deadline);
 	OFFSET(VCPU_PROBE_RSP, probe_rsp);
 	OFFSET(VCPU_ON_EXIT, on_exit);
+	OFFSET(VCPU_NMI_SEEN, nmi_seen);
+	OFFSET(VCPU_INIT_SEEN, init_seen);
+	OFFSET(VCPU_IRQ_SEEN, irq_seen);
 	OFFSET(VCPU_VMCB, vmcb);
 	OFFSET_IN(vmcb, VMCB_CPL, save.cpl);
 	OFFSET(VCPU_SWITCHED_WRITES, switched.writes);
@@ -28,5 +31,7 @@ void offsets(void)
 	OFFSET_IN(pmu_switched_write, WRITE_START, start);
 	OFFSET_IN(pmu_switched_write, WRITE_STOP, stop);
 	OFFSET_IN(pmu_switched_write, WRITE_HIGH, high);
+	asm volatile(".ascii \"@@ STACK_BYTES %c0\"" : : "i"(STACK_BYTES));
+	asm volatile(".ascii \"@@ CPU_BYTES %c0\"" : : "i"(sizeof(struct cpu)));
 	asm volatile(".ascii \"@@ WRITE_SIZE %c0\"" : : "i"(sizeof(struct pmu_switched_write)));
 }

@@ -2,19 +2,16 @@
 #include "hv/core/tables.h"
 #include "x86/cr.h"
 
-/* Mapped with 2-MByte pages, the first 2 MByte with 4-KByte ones: MTRR types vary there. */
-#define LOW_GIGABYTES 4
-
 /* The A and D bits are set: nobody looks at them, and the CPU need not. */
 #define TABLE (PTE_P | PTE_W | PTE_U | PTE_A)
 #define LEAF (PTE_P | PTE_W | PTE_U | PTE_A | PTE_D)
 #define SUPERVISOR(flags) ((flags) & ~PTE_U)
 
-void *pool_pages(struct page_pool *pool, unsigned int pages)
+void *pool_pages(struct page_pool *pool, u64 pages)
 {
 	u8 *p = pool->va;
 
-	if ((u64)(pool->va_end - pool->va) < pages * PAGE_SIZE)
+	if ((u64)(pool->va_end - pool->va) / PAGE_SIZE < pages)
 		return NULL;
 	pool->va += pages * PAGE_SIZE;
 	return p;
@@ -112,18 +109,16 @@ int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa)
 	u64 *core_hole, *core_low[LOW_GIGABYTES];
 	u64 slots = bits > 39 ? BIT(bits - 39) : 1;
 
+	t->hole_page_hpa = hole_page_hpa;
 	t->npt = table(t);
 	t->core_root = table(t);
-	t->hole = table(t);
 	core_hole = table(t);
-	if (!t->npt || !t->core_root || !t->hole || !core_hole ||
+	if (!t->npt || !t->core_root || !core_hole ||
 	    identity(t, t->npt, bits, t->npt_low) || identity(t, t->core_root, bits, core_low) ||
 	    split_first_2m(t, t->npt_low[0]) || map_core(t))
 		return -E_NOMEM;
-	for (u64 i = 0; i < 512; i++) {
-		t->hole[i] = hole_page_hpa | PTE_P | PTE_U | PTE_A | PTE_D;
+	for (u64 i = 0; i < 512; i++)
 		core_hole[i] = hole_page_hpa | PTE_P | PTE_A | PTE_D;
-	}
 	for (u64 at = t->core.hpa; at < t->core.hpa + t->core.bytes; at += PAGE_2M) {
 		/* absent at first for L1, so that the first touch is noticed */
 		t->npt_low[at / PAGE_1G][at % PAGE_1G / PAGE_2M] = 0;
@@ -136,10 +131,42 @@ int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa)
 	return 0;
 }
 
-u64 *tables_open_hole(struct tables *t, u64 gpa)
+void tables_npt_init(const struct tables *t, struct npt *npt)
 {
-	t->npt_low[gpa / PAGE_1G][gpa % PAGE_1G / PAGE_2M] = pointer(t, t->hole, TABLE);
-	return &t->hole[gpa % PAGE_2M / PAGE_SIZE];
+	__builtin_memcpy(npt->root, t->npt, PAGE_SIZE);
+	__builtin_memcpy(npt->pdpt, table_at(t, t->npt[0]), PAGE_SIZE);
+	npt->root[0] = pointer(t, npt->pdpt, TABLE);
+	for (u64 g = 0; g < LOW_GIGABYTES; g++) {
+		__builtin_memcpy(npt->low[g], t->npt_low[g], PAGE_SIZE);
+		npt->pdpt[g] = pointer(t, npt->low[g], TABLE);
+	}
+	for (u64 i = 0; i < 512; i++)
+		npt->hole[i] = t->hole_page_hpa | PTE_P | PTE_U | PTE_A | PTE_D;
+}
+
+u64 *tables_open_hole(const struct tables *t, struct npt *npt, u64 gpa)
+{
+	npt->low[gpa / PAGE_1G][gpa % PAGE_1G / PAGE_2M] = pointer(t, npt->hole, TABLE);
+	return &npt->hole[gpa % PAGE_2M / PAGE_SIZE];
+}
+
+int tables_guard(struct tables *t, const void *page)
+{
+	u64 at = (u64)(uintptr_t)page;
+	u64 *pdpt = table_at(t, t->core_root[(at >> 39) & 511]);
+	u64 *entry = &table_at(t, pdpt[(at >> 30) & 511])[(at >> 21) & 511];
+
+	if (*entry & PTE_PS) {
+		u64 base = *entry & ~PTE_PS, *pt = table(t);
+
+		if (!pt)
+			return -E_NOMEM;
+		for (u64 i = 0; i < 512; i++)
+			pt[i] = base + i * PAGE_SIZE;
+		*entry = pointer(t, pt, SUPERVISOR(TABLE));
+	}
+	table_at(t, *entry)[at % PAGE_2M / PAGE_SIZE] = 0;
+	return 0;
 }
 
 /* `executable`: nothing above has NX; `writable`: everything above has W. */

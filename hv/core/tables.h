@@ -22,17 +22,28 @@ struct core_layout {
 	u64 text_end, rodata_end, image_end; /* offsets in the region */
 };
 
+/* Mapped with 2-MByte pages, the first 2 MByte with 4-KByte ones: MTRR types vary there. */
+#define LOW_GIGABYTES 4
+
+/* L1's nested tables on one CPU, as far as they are its own: all that maps the first 4 GByte. Page-aligned. */
+struct npt {
+	u64 root[512];
+	u64 pdpt[512]; /* of the first 512 GByte */
+	u64 low[LOW_GIGABYTES][512];
+	u64 hole[512]; /* 512 times the page of FFh */
+};
+
 struct tables {
 	struct page_pool pool;
 	struct core_layout core;
-	u64 *npt; /* L1's: identity for [0, 2^bits), the region absent */
+	u64 *npt; /* what each CPU's begins as: identity for [0, 2^bits), the region absent */
+	u64 *npt_low[LOW_GIGABYTES]; /* its page directories of the first 4 GByte */
 	u64 *core_root; /* L0's: the same below, never executable, the region as pages of FFh; and L0 itself at core.va */
-	u64 *hole;	 /* a page table with 512 times the page of FFh, for L1 */
-	u64 *npt_low[4]; /* the nested page directories of the first 4 GByte */
+	u64 hole_page_hpa;
 };
 
 /* `pages` zeroed pages of the pool; NULL if it is used up. */
-void *pool_pages(struct page_pool *pool, unsigned int pages);
+void *pool_pages(struct page_pool *pool, u64 pages);
 
 static inline u64 pool_hpa(const struct page_pool *pool, const void *va)
 {
@@ -42,8 +53,14 @@ static inline u64 pool_hpa(const struct page_pool *pool, const void *va)
 /* Builds both from t->pool for t->core; hole_page_hpa is a page of FFh. bits: 32..47. 0, or -E_NOMEM. */
 int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa);
 
-/* From now on L1 finds the page of FFh at gpa, read-only, in the 2 MByte of the region around it. Returns the entry. */
-u64 *tables_open_hole(struct tables *t, u64 gpa);
+/* The nested tables of one CPU, in memory of the region. */
+void tables_npt_init(const struct tables *t, struct npt *npt);
+
+/* From now on that L1 finds the page of FFh at gpa, read-only, in the 2 MByte of the region around it. Returns the entry. */
+u64 *tables_open_hole(const struct tables *t, struct npt *npt, u64 gpa);
+
+/* Takes a page of the region away from L0. 0, or -E_NOMEM. */
+int tables_guard(struct tables *t, const void *page);
 
 /* 0, or an address that L0's tables make both writable and executable. */
 u64 tables_check_wx(const struct tables *t);

@@ -18,11 +18,10 @@
 /* Guest-physical bits that the core can address: the low half of its address space. */
 #define CORE_MAX_PHYS_BITS 47
 
-/* Page tables (one PDPT per 512 GByte of NPT, and of the core's own) and the pool of shadow tables. */
-#define CORE_SHADOW_PAGES 512u
-#define CORE_POOL_BYTES(phys_bits)                                                                 \
-	((CORE_SHADOW_PAGES + 64 + 2 * ((phys_bits) > 39 ? 1ull << ((phys_bits)-39) : 1))          \
-	 << PAGE_SHIFT)
+#define CORE_SHADOW_PAGES 512u /* for each CPU */
+/* Page tables: one PDPT per 512 GByte of NPT and of the core's own, and a little for each CPU. */
+#define CORE_TABLE_BYTES(phys_bits, cpus)                                                          \
+	((64 + 2ull * (cpus) + 2 * ((phys_bits) > 39 ? 1ull << ((phys_bits)-39) : 1)) << PAGE_SHIFT)
 
 /* At offset 0 of the image, filled in by linker.ld. Offsets are bytes from the image start, page-aligned. */
 struct image_header {
@@ -33,7 +32,8 @@ struct image_header {
 	u64 image_end;	/* [rodata_end, image_end): RW, NX */
 	u64 rela_start; /* ELF64 RELA records, all R_X86_64_RELATIVE */
 	u64 rela_end;
-	u64 entry; /* s64 entry(const struct handoff *), System V ABI */
+	u64 entry; /* s64 entry(const struct handoff *), System V ABI; called on each CPU, one after the other */
+	u64 cpu_bytes; /* of the region, for each CPU */
 };
 
 enum log_sink {
@@ -93,11 +93,12 @@ struct handoff {
 	u32 version;
 	u8 phys_bits; /* physical address bits of the CPU */
 	u8 reserved[3];
+	u32 cpus;     /* that will be taken over */
 	/* The core's memory: 2-MByte aligned, whole 2-MByte units, below 4 GByte; the image, relocated to CORE_VA,
 	 * at its start and zeroes behind. */
 	u64 region_hpa;
 	u64 region_bytes;
-	u64 loader_cr3; /* page tables that L1 goes on with */
+	u64 loader_cr3; /* page tables that L1 goes on with; of the CPU that calls */
 	struct config config;
 };
 

@@ -86,7 +86,7 @@ static const char *const choices[][10] = {
 	{"auto", "legacy", "core", "v2", NULL},
 	{"none", "no-host-guest", "lose-bits", "drop-writes", "four-counters", "fixed-counters",
 	 "fixed-control", "uneven", "no-vmrun-tick", NULL},
-	{"refuse", "ignore", NULL},
+	{"all", "ignore", NULL},
 };
 static const char *const keys[] = {"log", "svme0", "pmu", "pmu.version", "pmu.flaw", "smp"};
 
@@ -428,8 +428,8 @@ TEST(config_messages)
 	check_one_report("pmu=clockwork",
 			 SOURCE ":1: pmu=clockwork is not known, it stays as it "
 				"was; possible: auto guest-only switched clock off");
-	check_one_report("smp=refus", SOURCE ":1: smp=refus is not known, it stays as it was; "
-					     "possible: refuse ignore");
+	check_one_report("smp=al", SOURCE ":1: smp=al is not known, it stays as it was; "
+					     "possible: all ignore");
 	check_one_report("pmu= clock", SOURCE ":1: pmu= clock is not known, it stays as it was; "
 					      "possible: auto guest-only switched clock off");
 	check_one_report("pmu=123456789012345678901234567890",
@@ -761,7 +761,7 @@ TEST(config_random_texts)
 		"clock",
 		"switched",
 		"smp=ignore\n",
-		"refuse",
+		"all",
 		"ignore",
 		"features=",
 		"-vgif",

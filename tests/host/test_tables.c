@@ -153,15 +153,52 @@ TEST(tables_check_finds_any_writable_and_executable_page)
 TEST(tables_open_the_hole_for_l1)
 {
 	struct fixture f;
+	struct npt *npt[2];
 
 	build(&f, 40, 0x2f000);
-	CHECK_EQ(*tables_open_hole(&f.t, HPA + 0x3456) & PTE_ADDR, HOLE_PAGE);
+	for (unsigned int i = 0; i < 2; i++) {
+		npt[i] = pool_pages(&f.t.pool, sizeof(struct npt) / PAGE_SIZE);
+		tables_npt_init(&f.t, npt[i]);
+	}
+	CHECK_EQ(*tables_open_hole(&f.t, npt[1], HPA + 0x3456) & PTE_ADDR, HOLE_PAGE);
 	for (u64 at = 0; at < REGION; at += PAGE_SIZE) {
-		struct found l1 = look_up(&f, f.t.npt, HPA + at);
+		struct found l1 = look_up(&f, npt[1]->root, HPA + at);
 
+		CHECK(!look_up(&f, npt[0]->root, HPA + at).present); /* another CPU's */
 		CHECK_EQ(l1.present, at < PAGE_2M);
 		CHECK(!l1.present || (l1.hpa == HOLE_PAGE && l1.flags == PTE_U));
 	}
+	for (unsigned int i = 0; i < 20000; i++) {
+		u64 address = some_address(40, i);
+		struct found l1 = look_up(&f, npt[0]->root, address);
+
+		CHECK_EQ(l1.present, !in_region(address));
+		CHECK(!l1.present || (l1.hpa == address && l1.flags == (PTE_W | PTE_U)));
+	}
+	free(f.memory);
+}
+
+TEST(tables_guard_takes_away_one_page)
+{
+	const u64 guards[] = {0x30000, PAGE_2M + 0x5000, PAGE_2M + 0x85000};
+	struct fixture f;
+
+	build(&f, 40, 0x2f000);
+	for (unsigned int i = 0; i < ARRAY_SIZE(guards); i++)
+		CHECK_EQ(tables_guard(&f.t, (const void *)(uintptr_t)(VA + guards[i])), 0);
+	CHECK_EQ(tables_check_wx(&f.t), 0);
+	for (u64 at = 0; at < REGION; at += PAGE_SIZE) {
+		struct found l0 = look_up(&f, f.t.core_root, VA + at);
+		bool guard = at == guards[0] || at == guards[1] || at == guards[2];
+
+		CHECK_EQ(l0.present, !guard);
+		if (guard)
+			continue;
+		CHECK_EQ(l0.hpa, HPA + at);
+		CHECK_EQ(l0.flags, at < 0x5000 ? 0 : at < 0x8000 ? PTE_NX : PTE_NX | PTE_W);
+	}
+	f.t.pool.va = f.t.pool.va_end;
+	CHECK_EQ(tables_guard(&f.t, (const void *)(uintptr_t)(VA + 2 * PAGE_2M)), -E_NOMEM);
 	free(f.memory);
 }
 
