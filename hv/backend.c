@@ -5,6 +5,7 @@
  * through the same path as every other guest.
  */
 #include "hv/cpu.h"
+#include "hv/ipi.h"
 #include "hv/log.h"
 #include "hv/memory.h"
 #include "hv/panic.h"
@@ -474,6 +475,26 @@ static void choose_version(struct vcpu *v, u32 version)
 		 : v->pmu.extended_msrs ? "core"
 					: "legacy",
 		 pmu_counters(&v->pmu));
+}
+
+static struct tally_filter all_cpus_filter;
+static bool filter_changing;
+
+void backend_take_filter(struct vcpu *v)
+{
+	pmu_set_filter(&v->pmu, &all_cpus_filter);
+	backend_selector_written(v);
+}
+
+/* One CPU at a time; a CPU that waits for its turn must do what the other asks of it. */
+void backend_set_filter(struct vcpu *v, const struct tally_filter *filter)
+{
+	while (__atomic_exchange_n(&filter_changing, true, __ATOMIC_ACQUIRE))
+		ipi_serve(v);
+	all_cpus_filter = *filter;
+	backend_take_filter(v);
+	ipi_ask_all(v, (u32)IPI_FILTER);
+	__atomic_store_n(&filter_changing, false, __ATOMIC_RELEASE);
 }
 
 void backend_init(struct vcpu *v, const struct config *config)

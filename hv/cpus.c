@@ -22,6 +22,11 @@ u32 cpus_count(void)
 	return count;
 }
 
+u32 cpus_taken(void)
+{
+	return taken;
+}
+
 struct cpu *cpus_at(u32 index)
 {
 	return &cpus[index];

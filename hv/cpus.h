@@ -30,7 +30,9 @@ static_assert(offsetof(struct cpu, vcpu) == STACK_BYTES, "vmrun.asm finds it by 
 /* Memory for `count` CPUs. 0, or -E_NOMEM. */
 int cpus_init(u32 count);
 
+/* That there is memory for; and that run on us. */
 u32 cpus_count(void);
+u32 cpus_taken(void);
 struct cpu *cpus_at(u32 index);
 
 /* The CPU that executes this; while it is taken over, too, when it is on the boot stack. */

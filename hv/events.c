@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* What comes from outside, or is waited for: interrupts, NMI, INIT, GIF, V_IRQ, HLT. docs/architecture.md. */
+#include "hv/apic.h"
 #include "hv/core/event.h"
 #include "hv/core/merge.h"
 #include "hv/cpu.h"
+#include "hv/ipi.h"
 #include "hv/log.h"
 #include "hv/vcpu.h"
 #include "x86/cpuid.h"
@@ -40,16 +42,27 @@ unsigned int events_take(struct vcpu *v, bool interrupt)
 	cpu_cli(); /* it is 0 already if something came */
 	v->host_if = false;
 	vcpu_set_host_if(v, host_if);
-	if (v->nmi_seen)
+	if (v->nmi_seen && v->smp)
+		nmi_unblock();
+	if (v->nmi_seen && !(v->smp && ipi_receive(v)))
 		vcpu_set_special(v, SPECIAL_NMI);
 	if (v->init_seen)
 		vcpu_set_special(v, SPECIAL_INIT);
 	return v->irq_seen;
 }
 
+/* With smp: an NMI goes to the guest, or its handler has ended. The CPU's own blocking ended in events_take(). */
+void events_nmi_mask(struct vcpu *v, bool mask)
+{
+	v->nmi_masked = mask;
+	v->nmi_unmask = false;
+	vcpu_set_l0_intercept(v, INTERCEPT(IRET), mask);
+	vcpu_reset_intercepts(v);
+}
+
 u32 exit_nmi(struct vcpu *v)
 {
-	if (v->gif)
+	if (v->gif && !v->smp)
 		return exit_intr(v);
 	events_take(v, false);
 	return RESUME;
@@ -92,6 +105,11 @@ static void reset_l1(struct vcpu *v)
 		v->vm_cr &= ~(u64)VM_CR_SVMDIS;
 	if (v->svme)
 		vcpu_set_svme(v, false);
+	if (v->smp) {
+		apic_reset(v);
+		events_nmi_mask(v, false);
+		v->waits_for_sipi = !(cpu_rdmsr(MSR_APIC_BASE) & APIC_BASE_BSP);
+	}
 }
 
 void halt_end(struct vcpu *v)
@@ -180,7 +198,8 @@ void vcpu_reset_intercepts(struct vcpu *v)
 /* An NMI that L0 took while L1 had GIF=0 goes to whoever runs now with GIF=1. */
 static void deliver_nmi(struct vcpu *v)
 {
-	if (!v->gif || (v->vmcb->control.event_inj & EVENT_V))
+	if (!v->gif || v->nmi_masked || (v->special & SPECIAL_STEP) ||
+	    (v->vmcb->control.event_inj & EVENT_V))
 		return;
 	if (vcpu_in_l2(v) && vmcb_intercepts(&v->nested.ctl, INTERCEPT(NMI))) {
 		nested_vmexit_made(v, VMEXIT_NMI, 0, 0); /* and it stays pending */
@@ -188,6 +207,8 @@ static void deliver_nmi(struct vcpu *v)
 	}
 	vcpu_clr_special(v, SPECIAL_NMI);
 	vcpu_set_eventinj(v, VEC_NMI | EVENT_TYPE_NMI | EVENT_V);
+	if (v->smp)
+		events_nmi_mask(v, true);
 }
 
 /* An INIT that L0 took, as soon as GIF allows. */

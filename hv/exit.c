@@ -7,6 +7,7 @@
 #include "hv/core/insn.h"
 #include "hv/core/merge.h"
 #include "hv/cpu.h"
+#include "hv/ipi.h"
 #include "hv/known.h"
 #include "hv/log.h"
 #include "hv/memory.h"
@@ -371,6 +372,8 @@ static NOINLINE void prepare(struct vcpu *v, u64 code)
 	if ((v->special & SPECIAL_FLAW) && code == VMEXIT_VMRUN && vcpu_in_l2(v))
 		v->clock.now -= v->clock.insn_ticks; /* nobody has looked since it retired */
 	events_deliver(v);
+	if (unlikely(v->waits_for_sipi))
+		ipi_wait_for_sipi(v);
 	if (v->special & SPECIAL_TRACK)
 		track_entry(v);
 }

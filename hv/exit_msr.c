@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* RDMSR and WRMSR: what L0 virtualizes (EFER, SVM's own, PAT, DebugCtl and LBRs, TSC_RATIO, the PMU); the CPU has the rest. */
+#include "hv/apic.h"
 #include "hv/cpu.h"
 #include "hv/log.h"
 #include "hv/vcpu.h"
@@ -87,7 +88,16 @@ static u32 write_apic_base(struct vcpu *v, u64 value)
 
 	if (gpa >= v->mem.limit || vcpu_names_hole(v, gpa, PAGE_SIZE, "APIC_BASE"))
 		return INJECT_GP;
-	return cpu_wrmsr_safe(MSR_APIC_BASE, value) ? ADVANCE : INJECT_GP;
+	if (v->smp && gpa >= LOW_GIGABYTES * PAGE_1G) {
+		log_guest("event=apic_base value=%lx note=\"above 4 GByte, which is not supported "
+			  "with more than one CPU\"",
+			  value);
+		return INJECT_GP;
+	}
+	if (!cpu_wrmsr_safe(MSR_APIC_BASE, value))
+		return INJECT_GP;
+	apic_moved(v);
+	return ADVANCE;
 }
 
 static u32 write_pat(struct vcpu *v, u64 value)
@@ -216,6 +226,10 @@ static NOINLINE u32 write_other(struct vcpu *v, u32 msr, u64 value)
 		return write_pat(v, value);
 	case MSR_APIC_BASE:
 		return write_apic_base(v, value);
+	case APIC_X2_MSR(APIC_ICR):
+		if (v->smp && v->apic.own.x2)
+			return apic_write_x2_icr(v, value);
+		break;
 	case MSR_SVM_KEY:
 		return ADVANCE; /* no key is set, so nothing unlocks */
 	case MSR_TSC_RATIO:

@@ -4,6 +4,7 @@
  * touch. A write lands on a page of its own: the instruction runs once with RFLAGS.TF set and that page writable, and at
  * its #DB the page is filled with FFh again and read-only.
  */
+#include "hv/apic.h"
 #include "hv/core/event.h"
 #include "hv/core/merge.h"
 #include "hv/log.h"
@@ -83,6 +84,8 @@ void hole_write(struct vcpu *v, u64 *leaf)
 
 static void close_hole(struct vcpu *v)
 {
+	if (v->apic.step)
+		apic_stepped(v, v->vmcb->control.exit_code == VMEXIT_EXCEPTION(VEC_DB));
 	while (v->hole_leaves) {
 		v->hole_leaves--;
 		*v->hole_leaf[v->hole_leaves] = v->hole_leaf_was[v->hole_leaves];
@@ -98,6 +101,8 @@ void step_end(struct vcpu *v)
 	if (!v->step_tf && !v->step_iret)
 		v->vmcb->save.rflags &= ~RFLAGS_TF;
 	v->step_iret = false;
+	if (v->nmi_unmask)
+		events_nmi_mask(v, false);
 	vcpu_clr_special(v, SPECIAL_STEP);
 	vcpu_reset_intercepts(v);
 }
@@ -157,6 +162,10 @@ u32 exit_npf(struct vcpu *v)
 			vcpu_names_hole(v, fault.l1_gpa, 1, "write");
 			hole_write(v, fault.leaf);
 			break;
+		case SHADOW_TRAP_WRITE:
+			if (apic_exit_write(v, fault.l1_gpa, fault.leaf) == ADVANCE)
+				return ADVANCE;
+			break;
 		case SHADOW_MAPPED:
 			vcpu_names_hole(v, fault.l1_gpa, 1, "read");
 			break;
@@ -169,6 +178,12 @@ u32 exit_npf(struct vcpu *v)
 		bool write = c->exit_info_1 & PFERR_W;
 		u64 *leaf;
 
+		if (write && apic_traps(v, gpa)) {
+			if (apic_exit_write(v, gpa, v->apic.leaf) == ADVANCE)
+				return ADVANCE;
+			redeliver(v);
+			return RESUME;
+		}
 		if (!vcpu_names_hole(v, gpa, 1, write ? "write" : "read"))
 			vcpu_shutdown(v, "nested-page-fault");
 		leaf = memory_open_hole(v->npt, gpa);

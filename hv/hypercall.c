@@ -116,8 +116,7 @@ static s64 call_filter_set(struct vcpu *v, void *buffer, u64 bytes, u64 *rdx)
 	error = pmu_filter_check(&filter);
 	if (error)
 		return error;
-	pmu_set_filter(&v->pmu, &filter);
-	backend_selector_written(v);
+	backend_set_filter(v, &filter);
 	log_guest("event=filter action=%u entries=%u", filter.action, filter.count);
 	return 0;
 }

@@ -5,42 +5,19 @@
  * guest's own: what it makes of the interrupt, whom it reaches, and the EOI are as if its CPU had raised it.
  * APM2 §13.2.3, §16.4, §16.5: the message types of an LVT entry are fixed, SMI, NMI and ExtINT, and all are the ICR's too.
  */
+#include "hv/apic.h"
 #include "hv/cpu.h"
 #include "hv/log.h"
 #include "hv/vcpu.h"
-#include "x86/apic.h"
 #include "x86/cr.h"
 #include "x86/msr.h"
 
-static volatile u32 *apic_register(const struct vcpu *v, u64 base, u32 reg)
-{
-	return guest_at(&v->mem, (base & APIC_BASE_ADDRESS) + reg);
-}
-
-static u32 apic_read(const struct vcpu *v, u64 base, u32 reg)
-{
-	if (base & APIC_BASE_X2)
-		return (u32)cpu_rdmsr(APIC_X2_MSR(reg));
-	return *apic_register(v, base, reg);
-}
-
-/* `command` of an ICR to the CPU itself. The self shorthand is for fixed interrupts only (§16.5). */
+/* The self shorthand is for fixed interrupts only (§16.5). */
 static void send_to_self(const struct vcpu *v, u64 base, u32 command)
 {
-	u32 id = apic_read(v, base, APIC_ID), high;
+	u32 id = apic_read(v, base, APIC_ID);
 
-	if (base & APIC_BASE_X2) {
-		cpu_wrmsr(APIC_X2_MSR(APIC_ICR), (u64)id << 32 | command);
-		return;
-	}
-	/* half a command of the guest's may be there */
-	high = *apic_register(v, base, APIC_ICR_HIGH);
-	*apic_register(v, base, APIC_ICR_HIGH) = id;
-	*apic_register(v, base, APIC_ICR) = command;
-	for (unsigned int i = 0; i < 1000 && (*apic_register(v, base, APIC_ICR) & APIC_ICR_PENDING);
-	     i++)
-		cpu_pause();
-	*apic_register(v, base, APIC_ICR_HIGH) = high;
+	apic_send(v, base, base & APIC_BASE_X2 ? id : id >> APIC_XAPIC_ID_SHIFT, command);
 }
 
 static bool overflow_interrupts(struct vcpu *v)

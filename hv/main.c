@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Takes the CPU over from the loader: own tables, vmcb01 from the present state, and into the loop. */
 #include "abi/features.h"
+#include "hv/apic.h"
 #include "hv/cpu.h"
 #include "hv/cpus.h"
 #include "hv/log.h"
@@ -195,6 +196,7 @@ static void init_vcpu(struct cpu *cpu, const struct handoff *handoff)
 	struct vcpu *v = &cpu->vcpu;
 
 	v->special_exit = exit_special;
+	v->smp = handoff->cpus > 1;
 	v->vmcb01 = &cpu->vmcb01;
 	v->vmcb02 = &cpu->vmcb02;
 	v->vmcb01_hpa = memory_hpa(v->vmcb01);
@@ -274,6 +276,7 @@ s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *fr
 	init_limits(v);
 	init_vmcb01(v);
 	nested_init(v, cpu->shadow_pages, cpu->shadow_links);
+	apic_init(v);
 	backend_init(v, &handoff.config);
 	if (v->depth == 1)
 		v->lowest_backend = v->backend;

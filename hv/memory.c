@@ -71,6 +71,11 @@ u64 *memory_open_hole(struct npt *npt, u64 gpa)
 	return tables_open_hole(&tables, npt, gpa);
 }
 
+u64 *memory_trap_page(struct npt *npt, u64 gpa)
+{
+	return tables_trap_page(&tables, npt, gpa);
+}
+
 u64 memory_check_wx(void)
 {
 	return tables_check_wx(&tables);

@@ -60,6 +60,11 @@ void nested_intercept_pmu(struct vcpu *v, bool counters)
 	}
 }
 
+void nested_intercept_msr_write(struct vcpu *v, u32 msr)
+{
+	msrpm_set((u8 *)v->msrpm01, msr, false, true);
+}
+
 /* Both maps: L2 may be running. Its own is made anew at the next VMRUN. */
 void nested_intercept_sysenter(struct vcpu *v, bool on)
 {
@@ -83,6 +88,7 @@ void nested_init(struct vcpu *v, void *shadow_pages, u32 *shadow_links)
 	init_msrpms(v);
 	for (unsigned int i = 0; i < ARRAY_SIZE(always); i++)
 		vcpu_set_l0_intercept(v, always[i], true);
+	vcpu_set_l0_intercept(v, INTERCEPT(NMI), v->smp);
 	v->vmcb01->control.msrpm_base_pa = memory_hpa(v->msrpm01);
 	c->msrpm_base_pa = memory_hpa(v->msrpm02);
 	v->tsc_ratio = TSC_RATIO_RESET;

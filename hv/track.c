@@ -129,12 +129,15 @@ static bool iret_to_user(struct vcpu *v)
 
 u32 exit_iret(struct vcpu *v)
 {
-	if (iret_to_user(v)) {
+	bool to_user = (v->special & SPECIAL_TRACK) && iret_to_user(v);
+
+	if (to_user)
 		v->track.next = TRACK_USER;
+	if (to_user && !v->nmi_masked)
 		return RESUME;
-	}
 	step_begin(v);
 	v->step_iret = true;
+	v->nmi_unmask = v->nmi_masked;
 	return RESUME;
 }
 

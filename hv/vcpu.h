@@ -6,6 +6,7 @@
 #include "abi/handoff.h"
 #include "abi/hypercall.h"
 #include "hv/cpu.h"
+#include "hv/core/apic_match.h"
 #include "hv/core/insn.h"
 #include "hv/core/route.h"
 #include "hv/core/shadow.h"
@@ -127,6 +128,17 @@ struct nested {
 	u64 hole_map[IOPM_BYTES / 8] ALIGNED(4096);
 };
 
+#define APIC_NO_PAGE (~0ull)
+
+/* With more than one CPU: the APIC as others address it, and its page, which L1 can only read. */
+struct apic_trap {
+	struct apic_identity own;
+	u64 trapped; /* gpa, or APIC_NO_PAGE */
+	u64 *leaf;   /* its entry in L1's nested tables */
+	u32 stepped; /* the register that an instruction writes on the sink page, */
+	bool step;   /* if so */
+};
+
 struct vcpu {
 	u64 gpr[GPR_COUNT];  /* of the running level */
 	u64 vmcb_hpa;	     /* of `vmcb` */
@@ -201,6 +213,16 @@ struct vcpu {
 	} track;
 
 	u8 nmi_seen, init_seen, irq_seen; /* by event_window(); irq_seen: the vector */
+	bool smp;	     /* there are others: NMIs exit, and the APIC is watched */
+	bool nmi_masked;     /* with smp: the guest is in its NMI handler, until IRET, */
+	bool nmi_unmask;     /* which is being stepped over */
+	bool waits_for_sipi; /* after INIT, before the next VMRUN */
+	struct apic_trap apic;
+
+	/* written by other CPUs: hv/ipi.h */
+	u32 mail ALIGNED(64); /* IPI_* */
+	bool kicked;	      /* an NMI is on its way because of it */
+	u8 own_again[0] ALIGNED(64);
 
 	u64 exits;
 	u64 pmu_accesses; /* exits for the PMU's MSRs and RDPMC */
@@ -238,6 +260,8 @@ NORETURN void vmrun_loop(struct vcpu *v);
 NORETURN void vmrun_loop_switched(struct vcpu *v); /* the same for the backend `switched` */
 void vmrun_probe(struct vcpu *v, void (*loop)(struct vcpu *));
 void event_window(void);
+void nmi_wait(void);
+void nmi_unblock(void);
 
 /* exit.c */
 void exit_special(struct vcpu *v); /* vmrun.asm */
@@ -301,6 +325,7 @@ void interrupts_choose(struct vcpu *v, bool take);
 
 /* events.c */
 void halt_end(struct vcpu *v);
+void events_nmi_mask(struct vcpu *v, bool mask);
 unsigned int events_take(struct vcpu *v, bool interrupt);
 /* With SPECIAL_HALT: clock.now without the time asleep, and whether the HLT is behind the guest. */
 static inline u64 halt_time(const struct vcpu *v)
@@ -426,7 +451,11 @@ void backend_init(struct vcpu *v, const struct config *config);
 /* After a selector write: commits it, and notes in the log, once per counter, what this backend cannot count. */
 void backend_selector_written(struct vcpu *v);
 void nested_intercept_pmu(struct vcpu *v, bool counters);
+void nested_intercept_msr_write(struct vcpu *v, u32 msr);
 void nested_intercept_sysenter(struct vcpu *v, bool on);
+/* The event filter of all CPUs; of this one, as soon as that has changed. */
+void backend_set_filter(struct vcpu *v, const struct tally_filter *filter);
+void backend_take_filter(struct vcpu *v);
 /* Backend guest-only: whether RDPMC and the counters' MSRs exit, which they otherwise do not. */
 void backend_hide_counters(struct vcpu *v, bool hide);
 
@@ -493,7 +522,7 @@ static ALWAYS_INLINE bool nested_wants(const struct vcpu *v, u64 code)
 {
 	const struct vmcb_control *ctl = &v->nested.ctl;
 
-	if (unlikely(!v->gif) && code == VMEXIT_NMI)
+	if (unlikely(code == VMEXIT_NMI) && (v->smp || !v->gif))
 		return false; /* L2 has cleared the real GIF */
 	return route_to_l1(ctl, code, guest_at(&v->mem, ctl->msrpm_base_pa & ~0xfffull),
 			   (u32)v->gpr[GPR_RCX], v->vmcb->control.exit_info_1 & 1);
@@ -585,7 +614,8 @@ static ALWAYS_INLINE void vcpu_release_l1(struct vcpu *v)
 
 	v->gif = true;
 	c->int_ctl &= ~(u32)V_INTR_MASKING;
-	vmcb_clr_intercept(c, INTERCEPT(NMI));
+	if (likely(!v->smp))
+		vmcb_clr_intercept(c, INTERCEPT(NMI));
 	vmcb_clr_intercept(c, INTERCEPT_CR_WRITE(8));
 }
 

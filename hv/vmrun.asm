@@ -260,7 +260,34 @@ nmi_entry:
 	mov	byte [rax + VCPU_NMI_SEEN], 1
 	mov	rax, [rsp]
 	mov	rsp, [rsp + 24]
+	lea	rcx, [nmi_wait.sleep]
+	cmp	rax, rcx
+	je	nmi_wait.awake		; between STGI and HLT: it would sleep on
 	jmp	rax
+
+; void nmi_wait(void): until an NMI comes; with IF=0. As event_window() otherwise.
+global nmi_wait
+nmi_wait:
+	stgi
+.sleep:
+	hlt
+.awake:
+	clgi
+	ret
+
+; void nmi_unblock(void): after an NMI that no guest's handler will end; GIF is 0.
+global nmi_unblock
+nmi_unblock:
+	mov	rax, rsp
+	push	0x10
+	push	rax
+	pushfq
+	push	0x08
+	lea	rcx, [.out]
+	push	rcx
+	iretq
+.out:
+	ret
 
 ; An interrupt of the guest's, which goes on to it by EVENTINJ.
 %assign vector 32

@@ -58,6 +58,7 @@ int shadow_init(struct shadow *sh, const struct guest_memory *mem, u8 *va, u64 h
 		.mem = mem,
 		.hole = hole,
 		.hole_page_hpa = hole_page_hpa,
+		.trapped = ~0ull,
 	};
 	return 0;
 }
@@ -291,7 +292,7 @@ enum shadow_result shadow_fault(struct shadow *sh, struct shadow_space *space, u
 	u32 access = error_code & (PFERR_W | PFERR_ID);
 	struct nested_translation t;
 	u64 bytes, base, flags, hpa;
-	bool in_hole;
+	bool in_hole, trapped;
 
 	*out = (struct shadow_fault){0};
 	if (gpa >> (shift_of(ROOT_LEVEL) +
@@ -308,16 +309,18 @@ enum shadow_result shadow_fault(struct shadow *sh, struct shadow_space *space, u
 	}
 
 	bytes = t.page_bytes > PAGE_2M && t.page_bytes < PAGE_1G ? PAGE_2M : t.page_bytes;
-	while (bytes > PAGE_SIZE && overlaps(&sh->hole, ALIGN_DOWN(t.gpa, bytes), bytes))
+	while (bytes > PAGE_SIZE && (overlaps(&sh->hole, ALIGN_DOWN(t.gpa, bytes), bytes) ||
+				     ALIGN_DOWN(t.gpa, bytes) == ALIGN_DOWN(sh->trapped, bytes)))
 		bytes = bytes == PAGE_1G ? PAGE_2M : PAGE_SIZE;
 	base = ALIGN_DOWN(t.gpa, bytes);
 	in_hole = overlaps(&sh->hole, base, bytes);
+	trapped = base == sh->trapped;
 	hpa = in_hole ? sh->hole_page_hpa : base;
 
 	flags = (t.cache & 3u) * PTE_PWT | (t.cache & 4 ? PTE_PAT_4K : 0) | (t.exec ? 0 : PTE_NX);
 	/* Read-only while L1's leaf is clean, so that the first write comes here and sets D (APM2
 	 * §15.25.5). */
-	if (t.write && t.dirty && !in_hole)
+	if (t.write && t.dirty && !in_hole && !trapped)
 		flags |= PTE_W;
 
 	if (shadow_map(sh, space, gpa, hpa, bytes, flags, &out->leaf)) {
@@ -330,5 +333,7 @@ enum shadow_result shadow_fault(struct shadow *sh, struct shadow_space *space, u
 	out->page_bytes = bytes;
 	if (in_hole && (access & PFERR_W))
 		return SHADOW_HOLE_WRITE;
+	if (trapped && (access & PFERR_W))
+		return SHADOW_TRAP_WRITE;
 	return SHADOW_MAPPED;
 }

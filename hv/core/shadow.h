@@ -51,6 +51,7 @@ struct shadow {
 	struct shadow_pool pool;
 	const struct guest_memory *mem;
 	struct range hole; /* L0's own memory: L2 never gets it; whole pages */
+	u64 trapped;	   /* a page whose writes L2's CPU must not do itself; or ~0 */
 	u64 hole_page_hpa; /* a page of FFh that stands for each page of the hole, read-only */
 	u64 clock, generations;
 	u64 flushes, evictions, fills; /* statistics */
@@ -97,11 +98,12 @@ enum shadow_result {
 	SHADOW_MAPPED,	   /* L2 can go on */
 	SHADOW_REFLECT,	   /* L1's tables do not allow it: an NPF for L1 */
 	SHADOW_HOLE_WRITE, /* a write to the hypervisor's memory, which L1's tables allow */
+	SHADOW_TRAP_WRITE, /* the same to the page `trapped` */
 };
 
 struct shadow_fault {
 	u32 error_code; /* SHADOW_REFLECT: EXITINFO1[31:0]; 33:32 are the hardware's */
-	u64 *leaf;	/* otherwise: the entry for the page, in a 4K table for SHADOW_HOLE_WRITE */
+	u64 *leaf;	/* otherwise: the entry for the page, in a 4K table for SHADOW_HOLE_WRITE and TRAP_WRITE */
 	u64 l1_gpa;	/* SHADOW_REFLECT: of L1's entry that said no; otherwise of the access */
 	u64 page_bytes; /* otherwise: size of the leaf */
 };

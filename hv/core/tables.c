@@ -150,6 +150,25 @@ u64 *tables_open_hole(const struct tables *t, struct npt *npt, u64 gpa)
 	return &npt->hole[gpa % PAGE_2M / PAGE_SIZE];
 }
 
+u64 *tables_trap_page(const struct tables *t, struct npt *npt, u64 gpa)
+{
+	u64 *entry = &npt->low[gpa / PAGE_1G][gpa % PAGE_1G / PAGE_2M];
+	u64 *trap = &npt->trap[gpa % PAGE_2M / PAGE_SIZE];
+
+	if (npt->trap_entry)
+		*npt->trap_entry = npt->trap_was;
+	npt->trap_entry = entry;
+	npt->trap_was = *entry;
+	if (*entry & PTE_PS)
+		for (u64 i = 0; i < 512; i++)
+			npt->trap[i] = (*entry & ~PTE_PS) + i * PAGE_SIZE;
+	else
+		__builtin_memcpy(npt->trap, table_at(t, *entry), PAGE_SIZE);
+	*entry = pointer(t, npt->trap, TABLE);
+	*trap &= ~PTE_W;
+	return trap;
+}
+
 int tables_guard(struct tables *t, const void *page)
 {
 	u64 at = (u64)(uintptr_t)page;

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: MIT */
+#include "hv/apic.h"
+#include "hv/core/insn.h"
+#include "hv/cpu.h"
+#include "hv/cpus.h"
+#include "hv/ipi.h"
+#include "hv/log.h"
+#include "hv/memory.h"
+#include "x86/cr.h"
+#include "x86/msr.h"
+
+static volatile u32 *apic_register(const struct vcpu *v, u64 base, u32 reg)
+{
+	return guest_at(&v->mem, (base & APIC_BASE_ADDRESS) + reg);
+}
+
+u32 apic_read(const struct vcpu *v, u64 base, u32 reg)
+{
+	if (base & APIC_BASE_X2)
+		return (u32)cpu_rdmsr(APIC_X2_MSR(reg));
+	return *apic_register(v, base, reg);
+}
+
+void apic_write(const struct vcpu *v, u64 base, u32 reg, u32 value)
+{
+	if (base & APIC_BASE_X2)
+		cpu_wrmsr(APIC_X2_MSR(reg), value);
+	else
+		*apic_register(v, base, reg) = value;
+}
+
+/* Tries, then lets go: an IPI that the other CPU cannot take must not stop this one. */
+#define PENDING_TRIES 1000
+
+void apic_send(const struct vcpu *v, u64 base, u32 id, u32 command)
+{
+	u32 high;
+
+	if (base & APIC_BASE_X2) {
+		cpu_wrmsr(APIC_X2_MSR(APIC_ICR), (u64)id << 32 | command);
+		return;
+	}
+	/* half a command of the guest's may be there */
+	high = apic_read(v, base, APIC_ICR_HIGH);
+	apic_write(v, base, APIC_ICR_HIGH, id << APIC_XAPIC_ID_SHIFT);
+	apic_write(v, base, APIC_ICR, command);
+	for (unsigned int i = 0;
+	     i < PENDING_TRIES && (apic_read(v, base, APIC_ICR) & APIC_ICR_PENDING); i++)
+		cpu_pause();
+	apic_write(v, base, APIC_ICR_HIGH, high);
+}
+
+static u32 read_id(const struct vcpu *v, u64 base)
+{
+	u32 id = apic_read(v, base, APIC_ID);
+
+	return base & APIC_BASE_X2 ? id : id >> APIC_XAPIC_ID_SHIFT;
+}
+
+/* What others need to know of this CPU's APIC to address it, and what exits. */
+void apic_moved(struct vcpu *v)
+{
+	u64 base = cpu_rdmsr(MSR_APIC_BASE), page = base & APIC_BASE_ADDRESS;
+	struct apic_trap *apic = &v->apic;
+
+	if (!v->smp)
+		return;
+	apic->own.x2 = base & APIC_BASE_X2;
+	apic->own.enabled = base & APIC_BASE_ENABLED;
+	if (apic->own.enabled) {
+		apic->own.id = read_id(v, base);
+		apic->own.ldr = apic_read(v, base, APIC_LDR);
+		apic->own.dfr = apic->own.x2 ? ~0u : apic_read(v, base, APIC_DFR);
+	}
+	if (page == apic->trapped)
+		return;
+	apic->leaf = memory_trap_page(v->npt, page);
+	apic->trapped = page;
+	v->shadow.trapped = page;
+	shadow_flush_all(&v->shadow);
+	v->vmcb01->control.tlb_control = vcpu_flush_asid(v);
+	vcpu_set_special(v, SPECIAL_ENTRY);
+}
+
+void apic_init(struct vcpu *v)
+{
+	v->apic.trapped = APIC_NO_PAGE;
+	if (!v->smp)
+		return;
+	nested_intercept_msr_write(v, APIC_X2_MSR(APIC_ICR));
+	apic_moved(v);
+}
+
+/* All that is in service or requested is gone afterwards. */
+static void drain(struct vcpu *v, u64 base)
+{
+	for (unsigned int i = 0; i < 256; i++) {
+		unsigned int in_service = 0;
+
+		for (u32 word = 0; word < 8; word++)
+			in_service |= apic_read(v, base, APIC_ISR + word * 0x10);
+		if (!in_service && !events_take(v, true))
+			return;
+		apic_write(v, base, APIC_EOI, 0);
+	}
+}
+
+void apic_reset(struct vcpu *v)
+{
+	static const u32 lvts[] = {APIC_LVT_TIMER, APIC_LVT_THERMAL, APIC_LVTPC,
+				   APIC_LVT_LINT0, APIC_LVT_LINT1,   APIC_LVT_ERROR};
+	u64 base = cpu_rdmsr(MSR_APIC_BASE);
+
+	if (!(base & APIC_BASE_ENABLED))
+		return;
+	for (unsigned int i = 0; i < ARRAY_SIZE(lvts); i++)
+		apic_write(v, base, lvts[i], (u32)APIC_LVT_MASKED);
+	apic_write(v, base, APIC_TPR, 0);
+	apic_write(v, base, APIC_TIMER_COUNT, 0);
+	apic_write(v, base, APIC_TIMER_DIVIDE, 0);
+	drain(v, base);
+	if (!(base & APIC_BASE_X2)) {
+		apic_write(v, base, APIC_DFR, ~0u);
+		apic_write(v, base, APIC_LDR, 0);
+	}
+	apic_write(v, base, APIC_SVR, APIC_VECTOR); /* software-disabled */
+	apic_moved(v);
+}
+
+/* A write of L1's or L2's to the page. */
+static void write_register(struct vcpu *v, u32 reg, u32 value)
+{
+	u64 base = cpu_rdmsr(MSR_APIC_BASE);
+
+	if (unlikely(reg == APIC_ICR) && v->apic.own.enabled && !v->apic.own.x2) {
+		u64 destination = apic_read(v, base, APIC_ICR_HIGH) >> APIC_XAPIC_ID_SHIFT;
+
+		if (ipi_command(v, destination << 32 | value))
+			return;
+	}
+	*apic_register(v, base, reg) = value;
+	if (unlikely(reg == APIC_ID || reg == APIC_LDR || reg == APIC_DFR))
+		apic_moved(v);
+}
+
+u32 apic_write_x2_icr(struct vcpu *v, u64 value)
+{
+	if (ipi_command(v, value))
+		return ADVANCE;
+	return cpu_wrmsr_safe(APIC_X2_MSR(APIC_ICR), value) ? ADVANCE : INJECT_GP;
+}
+
+/* MOV of 4 bytes to memory: what it writes. */
+static bool mov_value(struct vcpu *v, const struct insn *insn, u32 *value)
+{
+	if (insn->operand_bytes != 4 || insn->map != INSN_MAP_ONE ||
+	    (insn->prefixes & INSN_PREFIX_LOCK))
+		return false;
+	switch (insn->opcode) {
+	case 0x89: /* MOV r/m32, r32 */
+		*value = (u32)*vcpu_gpr(v, insn->reg);
+		return true;
+	case 0xa3: /* MOV moffs32, EAX */
+		*value = (u32)v->vmcb->save.rax;
+		return true;
+	case 0xc7: /* MOV r/m32, imm32 */
+		*value = (u32)insn->imm;
+		return !(insn->modrm >> 3 & 7);
+	default:
+		return false;
+	}
+}
+
+/*
+ * Registers are 4 bytes at multiples of 16 (APM2 §16.3.2). Any other instruction than MOV executes on a page of L0's with
+ * the register's value on it, and what it leaves there is written.
+ */
+u32 apic_exit_write(struct vcpu *v, u64 gpa, u64 *leaf)
+{
+	const struct vmcb_control *c = &v->vmcb->control;
+	u32 reg = gpa & 0xffc, value;
+	struct insn insn;
+
+	if (!(c->exit_int_info & EVENT_V) && !(c->exit_info_1 & NPF_TABLE) && !(gpa & 0xf) &&
+	    !insn_decode(v, &insn) && mov_value(v, &insn, &value)) {
+		write_register(v, reg, value);
+		return ADVANCE;
+	}
+	v->apic.stepped = reg;
+	v->apic.step = true;
+	*(u32 *)(uintptr_t)(v->sink_page + reg) =
+		*apic_register(v, cpu_rdmsr(MSR_APIC_BASE), reg);
+	hole_write(v, leaf);
+	return RESUME;
+}
+
+void apic_stepped(struct vcpu *v, bool completed)
+{
+	v->apic.step = false;
+	if (completed)
+		write_register(v, v->apic.stepped,
+			       *(u32 *)(uintptr_t)(v->sink_page + v->apic.stepped));
+}
