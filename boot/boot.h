@@ -18,9 +18,13 @@ const CHAR16 *probe_cpu(u8 *phys_bits);
 /* The number of CPUs beside this one that can be taken over. */
 u32 smp_find(void);
 
-/* Runs on each of them, one after the other; returns on how many it did. No boot services inside. */
+/* Runs on each of them, one after the other. NULL, or the sentence that says what went wrong. No boot services inside. */
 typedef void EFIAPI smp_procedure(void *argument);
-u32 smp_run(smp_procedure *procedure, void *argument);
+const CHAR16 *smp_run(smp_procedure *procedure, void *argument);
+/* The same for a procedure that counts *entered up and does not return yet; */
+const CHAR16 *smp_enter(smp_procedure *procedure, void *argument, volatile u32 *entered);
+/* all have returned. */
+void smp_wait(void);
 
 /*
  * Copies the resident core into reserved memory, relocates it and gives it this CPU and `aps` others. On return all run

@@ -119,16 +119,18 @@ const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits, u32 aps
 			     PAGE_2M);
 	struct start start = {0};
 	EFI_PHYSICAL_ADDRESS tables;
+	const CHAR16 *problem;
 	u64 region;
-	u32 started;
 
 	if (header->magic != IMAGE_MAGIC || (u64)(core_image_end - core_image) < header->file_end)
 		return L"the resident core in this file is damaged; build it again";
 	if (bytes > PAGE_1G)
 		return L"too many CPUs: their memory is more than 1 GByte";
-	smp_run(probe_this, &start);
-	if (start.problem)
-		return start.problem;
+	problem = smp_run(probe_this, &start);
+	if (!problem)
+		problem = start.problem;
+	if (problem)
+		return problem;
 	region = allocate_region(bytes);
 	if (!region ||
 	    EFI_ERROR(BS->AllocatePages(AllocateAnyPages, EfiBootServicesData, 3, &tables)))
@@ -152,21 +154,17 @@ const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits, u32 aps
 		.entry = (core_entry_fn *)(uintptr_t)(CORE_VA + header->entry),
 	};
 	/* this CPU last: until then the firmware starts the others without us in between */
-	started = aps ? smp_run(enter_this, &start) : 0;
-	if (!start.status) {
-		asm volatile("cli" : : : "memory");
-		enter_this(&start);
-		asm volatile("sti" : : : "memory");
-	}
-	if (start.status && !started) {
-		BS->FreePages(tables, 3);
-		BS->FreePages(region, bytes / PAGE_SIZE);
-		return L"the resident core refused to start; set log=com1 or log=debugcon and see "
-		       L"what it says";
-	}
+	problem = smp_enter(enter_this, &start, &start.handoff.entered);
+	if (problem)
+		return problem;
+	asm volatile("cli" : : : "memory");
+	enter_this(&start);
+	asm volatile("sti" : : : "memory");
+	smp_wait();
 	BS->FreePages(tables, 3);
-	if (started < aps)
-		SAY(L"%d of %d CPUs could not be taken over and are lost to the OS", aps - started,
-		    cpus);
-	return NULL;
+	if (!start.status)
+		return NULL;
+	BS->FreePages(region, bytes / PAGE_SIZE);
+	return L"the resident core refused to start; set log=com1 or log=debugcon and see what it "
+	       L"says";
 }

@@ -23,6 +23,9 @@ struct mp_services {
 	 UINTN microseconds, void *argument, BOOLEAN *finished);
 };
 
+/* Machines under emulation are slow. */
+#define SECONDS_TO_ENTER 60
+
 static struct mp_services *mp;
 static UINTN processors;
 
@@ -52,13 +55,57 @@ u32 smp_find(void)
 	return aps;
 }
 
-u32 smp_run(smp_procedure *procedure, void *argument)
+static const CHAR16 *start_ap(smp_procedure *procedure, UINTN number, void *argument, EFI_EVENT event)
 {
-	u32 done = 0;
+	return EFI_ERROR(mp->startup_this_ap(mp, procedure, number, event, 0, argument, NULL))
+		       ? L"the firmware could not start one of the CPUs; try smp=ignore"
+		       : NULL;
+}
 
-	for (UINTN i = 0; i < processors; i++)
-		if (is_usable_ap(i) &&
-		    !EFI_ERROR(mp->startup_this_ap(mp, procedure, i, NULL, 0, argument, NULL)))
-			done++;
-	return done;
+const CHAR16 *smp_run(smp_procedure *procedure, void *argument)
+{
+	const CHAR16 *problem = NULL;
+
+	for (UINTN i = 0; i < processors && !problem; i++)
+		if (is_usable_ap(i))
+			problem = start_ap(procedure, i, argument, NULL);
+	return problem;
+}
+
+static EFI_EVENT *finished;
+static UINTN finishing;
+
+const CHAR16 *smp_enter(smp_procedure *procedure, void *argument, volatile u32 *entered)
+{
+	const CHAR16 *problem = NULL;
+	u32 before;
+
+	finished = AllocatePool(processors * sizeof(*finished));
+	if (processors && !finished)
+		return L"no memory";
+	for (UINTN i = 0; i < processors && !problem; i++) {
+		if (!is_usable_ap(i))
+			continue;
+		if (EFI_ERROR(BS->CreateEvent(0, 0, NULL, NULL, &finished[finishing])))
+			return L"no memory for an event";
+		before = *entered;
+		problem = start_ap(procedure, i, argument, finished[finishing++]);
+		for (unsigned int ms = 0; !problem && *entered == before; ms++) {
+			BS->Stall(1000);
+			if (ms == SECONDS_TO_ENTER * 1000)
+				problem = L"one of the CPUs does not start; try smp=ignore";
+		}
+	}
+	return problem;
+}
+
+void smp_wait(void)
+{
+	UINTN index;
+
+	while (finishing) {
+		finishing--;
+		BS->WaitForEvent(1, &finished[finishing], &index);
+		BS->CloseEvent(finished[finishing]);
+	}
 }

@@ -350,21 +350,34 @@ static bool machine_has_v2(void)
 	       (cpu_cpuid(CPUID_PERFMON_V2, 0).eax & CPUID_22_EAX_PERFMON_V2);
 }
 
-static void use_guest_only(struct vcpu *v, struct pmu_vmrun_ticks tick, bool global,
-			   enum svme0_rule rule)
+/* What came out of the trials: on one CPU, and it holds for all. */
+static struct decision {
+	enum tally_backend backend;
+	const char *why; /* it is not a better one */
+	bool cr_read_quirk;
+	bool global; /* PerfCntGlobalCtl starts and stops the counters */
+	struct pmu_vmrun_ticks tick;		    /* guest-only */
+	bool exact;				    /* switched */
+	struct pmu_switched_overhead overhead;	    /* switched */
+	int shift;				    /* clock: -1 if it is none */
+	u64 clock_overhead, swint_ticks;
+} decision;
+
+static void use_guest_only(struct vcpu *v, enum svme0_rule rule)
 {
-	v->backend = TALLY_BACKEND_GUEST_ONLY;
+	const struct pmu_vmrun_ticks *tick = &decision.tick;
+
 	v->hardware_pmu = true;
 	for (unsigned int n = 0; n < PMU_COUNTERS; n++)
 		cpu_wrmsr(MSR_PERFEVTSEL(n), 0);
-	pmu_guest_only_init(&v->guest_only, tick, global, msr_read, msr_write);
+	pmu_guest_only_init(&v->guest_only, *tick, decision.global, msr_read, msr_write);
 	pmu_init(&v->pmu, &v->guest_only.hw, rule);
 	v->pmu.has_v2 = machine_has_v2();
 	nested_intercept_pmu(v, false);
 	log_info("event=pmu backend=guest-only tick_instructions=%u tick_branches=%u "
 		 "tick_far_transfers=%u switch=%s",
-		 tick.instructions, tick.branches, tick.far_transfers,
-		 global ? "global-ctl" : "selectors");
+		 tick->instructions, tick->branches, tick->far_transfers,
+		 decision.global ? "global-ctl" : "selectors");
 }
 
 /* The guests reach no register of the PMU's without an exit. */
@@ -375,41 +388,47 @@ static void intercept_all(struct vcpu *v)
 	vcpu_reset_intercepts(v);
 }
 
-static void use_switched(struct vcpu *v, bool exact, enum svme0_rule rule, const char *why)
+static void use_switched(struct vcpu *v, enum svme0_rule rule)
 {
-	const struct pmu_switched_overhead *overhead = &v->switched.overhead;
+	const struct pmu_switched_overhead *overhead = &decision.overhead;
 	unsigned int both = PMU_SWITCHED_FILTER(EVTSEL_USR | EVTSEL_OS);
 
-	v->backend = TALLY_BACKEND_SWITCHED;
 	v->hardware_pmu = true;
-	v->switched_exact = exact;
+	v->switched_exact = decision.exact;
+	pmu_switched_init(&v->switched, decision.global, switched_rdmsr, switched_wrmsr);
+	v->switched.overhead = *overhead;
 	pmu_init(&v->pmu, &v->switched.hw, rule);
 	v->pmu.has_v2 = true;
 	intercept_all(v);
 	log_info("event=pmu backend=switched exact=%u switch=%s overhead_instructions=%u "
 		 "overhead_branches=%u overhead_far_transfers=%u why=\"%s\"",
-		 exact, v->switched.global ? "global-ctl" : "selectors",
+		 decision.exact, decision.global ? "global-ctl" : "selectors",
 		 overhead->at[PMU_SWITCHED_INSTRUCTIONS][both][0][0],
 		 overhead->at[PMU_SWITCHED_BRANCHES][both][0][0],
-		 overhead->at[PMU_SWITCHED_FAR_TRANSFERS][both][0][0], why);
+		 overhead->at[PMU_SWITCHED_FAR_TRANSFERS][both][0][0], decision.why);
 }
 
-static void use_clock(struct vcpu *v, int shift, enum svme0_rule rule, const char *why)
+/*
+ * An instruction clock ticks for whatever CPU executes: with more than one, a CPU counts what the others execute meanwhile,
+ * if they do.
+ */
+static void use_clock(struct vcpu *v, enum svme0_rule rule)
 {
-	u64 overhead = v->clock_overhead;
+	int shift = decision.shift;
+	bool exact = shift >= 0 && !v->smp;
 
-	v->backend = TALLY_BACKEND_CLOCK;
-	ASSERT(!pmu_clock_init(&v->clock, shift >= 0, shift >= 0 ? (unsigned int)shift : 0));
+	ASSERT(!pmu_clock_init(&v->clock, exact, shift >= 0 ? (unsigned int)shift : 0));
 	pmu_init(&v->pmu, &v->clock.hw, rule);
 	v->pmu.has_v2 = true;
 	intercept_all(v);
-	if (shift >= 0)
+	if (exact)
 		log_info("event=pmu backend=clock exact=1 shift=%d overhead_ticks=%lu why=\"%s\"",
-			 shift, overhead, why);
+			 shift, v->clock_overhead, decision.why);
 	else
-		log_warn("event=pmu backend=clock exact=0 why=\"%s\" note=\"no exact clock: TSC "
-			 "ticks are counted\"",
-			 why);
+		log_warn("event=pmu backend=clock exact=0 why=\"%s\" note=\"%s\"", decision.why,
+			 shift >= 0 ? "the clock is one for all CPUs: each counts what the others "
+				      "execute, too"
+				    : "no exact clock: TSC ticks are counted");
 }
 
 static const char *const choice_names[] = {
@@ -418,29 +437,27 @@ static const char *const choice_names[] = {
 };
 
 /* The machine's counters, if they will do. */
-static void choose_backend(struct vcpu *v, u32 configured, int shift, enum svme0_rule rule)
+static enum tally_backend choose_backend(struct vcpu *v, u32 configured)
 {
-	const char *why = "configured", *guest_only, *switched = NULL;
-	struct pmu_vmrun_ticks tick = {0};
-	bool exact = false, global;
+	const char *guest_only, *switched = NULL;
+	struct decision *d = &decision;
 
-	if (configured == PMU_CLOCK) {
-		end_stubs(v);
-		use_clock(v, shift, rule, why);
-		return;
-	}
+	d->why = "configured";
+	if (configured == PMU_OFF || configured == PMU_CLOCK)
+		return configured == PMU_OFF ? TALLY_BACKEND_OFF : TALLY_BACKEND_CLOCK;
 	guest_only = switched = probe_counters();
-	global = !switched && machine_has_v2() && global_ctl_works();
+	d->global = !switched && machine_has_v2() && global_ctl_works();
 	if (!guest_only)
-		guest_only = probe_guest_only(v, &tick);
+		guest_only = probe_guest_only(v, &d->tick);
 	if (!switched && (guest_only || configured == PMU_SWITCHED)) {
-		switched = probe_switched(v, global, &exact);
-		if (switched && global) {
+		switched = probe_switched(v, d->global, &d->exact);
+		if (switched && d->global) {
 			cpu_wrmsr(MSR_PERF_GLOBAL_CTL, BITS(PMU_COUNTERS - 1, 0));
-			switched = probe_switched(v, false, &exact);
+			d->global = false;
+			switched = probe_switched(v, false, &d->exact);
 		}
+		d->overhead = v->switched.overhead;
 	}
-	end_stubs(v);
 
 	if ((configured == PMU_GUEST_ONLY && guest_only) ||
 	    (configured == PMU_SWITCHED && switched))
@@ -448,13 +465,28 @@ static void choose_backend(struct vcpu *v, u32 configured, int shift, enum svme0
 			 choice_names[configured],
 			 configured == PMU_SWITCHED ? switched : guest_only);
 	if (configured != PMU_SWITCHED || switched)
-		why = guest_only;
+		d->why = guest_only;
 	if (!guest_only && (configured != PMU_SWITCHED || switched))
-		use_guest_only(v, tick, global, rule);
-	else if (!switched && (exact || shift < 0 || configured == PMU_SWITCHED))
-		use_switched(v, exact, rule, why);
-	else
-		use_clock(v, shift, rule, switched ? switched : "L0's own part in a count varies");
+		return TALLY_BACKEND_GUEST_ONLY;
+	if (!switched && (d->exact || d->shift < 0 || configured == PMU_SWITCHED))
+		return TALLY_BACKEND_SWITCHED;
+	d->why = switched ? switched : "L0's own part in a count varies";
+	return TALLY_BACKEND_CLOCK;
+}
+
+static void decide(struct vcpu *v, const struct config *config)
+{
+	ASSERT(!pmu_clock_init(&v->clock, false, 0)); /* the trials' */
+	begin_stubs(v);
+	decision.cr_read_quirk = probe_cr_read(v);
+	decision.shift = calibrate_clock(v);
+	/* what varies cannot be taken off: a count that went backwards would be worse than one that has some of L0's path */
+	if (decision.shift >= 0) {
+		decision.clock_overhead = v->clock_overhead;
+		decision.swint_ticks = probe_swint(v);
+	}
+	decision.backend = choose_backend(v, config->pmu);
+	end_stubs(v);
 }
 
 /* What the guests see of what the backend has. */
@@ -497,30 +529,32 @@ void backend_set_filter(struct vcpu *v, const struct tally_filter *filter)
 	__atomic_store_n(&filter_changing, false, __ATOMIC_RELEASE);
 }
 
-void backend_init(struct vcpu *v, const struct config *config)
+void backend_join(struct vcpu *v, const struct config *config)
 {
 	enum svme0_rule rule = config->svme0 == SVME0_COUNT ? SVME0_COUNT : SVME0_STOP;
-	int shift;
 
-	ASSERT(!pmu_clock_init(&v->clock, false, 0)); /* with pmu=off nobody starts it */
-	pmu_init(&v->pmu, &v->clock.hw, rule);
-	begin_stubs(v);
-	v->cr_read_quirk = probe_cr_read(v);
-	if (config->pmu == PMU_OFF) {
-		end_stubs(v);
-		v->backend = TALLY_BACKEND_OFF;
+	v->cr_read_quirk = decision.cr_read_quirk;
+	v->clock_overhead = decision.clock_overhead;
+	v->track.swint_ticks = decision.swint_ticks;
+	v->backend = decision.backend;
+	switch (decision.backend) {
+	case TALLY_BACKEND_OFF:
+		ASSERT(!pmu_clock_init(&v->clock, false, 0)); /* nobody starts it */
+		pmu_init(&v->pmu, &v->clock.hw, rule);
 		v->pmu_odd = true;
 		intercept_all(v);
 		log_info("event=pmu backend=off why=configured");
 		return;
+	case TALLY_BACKEND_GUEST_ONLY:
+		use_guest_only(v, rule);
+		break;
+	case TALLY_BACKEND_SWITCHED:
+		use_switched(v, rule);
+		break;
+	case TALLY_BACKEND_CLOCK:
+		use_clock(v, rule);
+		break;
 	}
-	shift = calibrate_clock(v);
-	/* what varies cannot be taken off: a count that went backwards would be worse than one that has some of L0's path */
-	if (shift < 0)
-		v->clock_overhead = 0;
-	else
-		v->track.swint_ticks = probe_swint(v);
-	choose_backend(v, config->pmu, shift, rule);
 	choose_version(v, config->pmu_version);
 	ASSERT(!pmu_filter_check(&config->filter));
 	pmu_set_filter(&v->pmu, &config->filter);
@@ -536,6 +570,12 @@ void backend_init(struct vcpu *v, const struct config *config)
 			 "it should be\"",
 			 v->pmu_flaw);
 	}
+}
+
+void backend_init(struct vcpu *v, const struct config *config)
+{
+	decide(v, config);
+	backend_join(v, config);
 }
 
 /* Not by vcpu_reset_intercepts(): L0 may have others set in the VMCB that runs, for one instruction. */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/cpus.h"
+#include "hv/ipi.h"
 #include "hv/memory.h"
 
 static struct cpu *cpus;
@@ -22,11 +23,6 @@ u32 cpus_count(void)
 	return count;
 }
 
-u32 cpus_taken(void)
-{
-	return taken;
-}
-
 struct cpu *cpus_at(u32 index)
 {
 	return &cpus[index];
@@ -39,7 +35,7 @@ u32 cpus_this_index(void)
 
 	if (index < count)
 		return (u32)index;
-	return taken ? taken - 1 : 0;
+	return count ? taken % count : 0;
 }
 
 struct cpu *cpus_this(void)
@@ -49,5 +45,23 @@ struct cpu *cpus_this(void)
 
 struct cpu *cpus_take(void)
 {
-	return taken < count ? &cpus[taken++] : NULL;
+	return taken < count ? &cpus[++taken % count] : NULL;
+}
+
+static bool gone;
+
+void cpus_wait(void)
+{
+	while (!__atomic_load_n(&gone, __ATOMIC_ACQUIRE)) {
+		nmi_wait();
+		nmi_unblock();
+	}
+}
+
+void cpus_go(struct vcpu *v)
+{
+	__atomic_store_n(&gone, true, __ATOMIC_RELEASE);
+	for (u32 i = 0; i < count; i++)
+		if (&cpus[i].vcpu != v)
+			ipi_wake(v, &cpus[i].vcpu);
 }

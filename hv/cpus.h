@@ -21,8 +21,7 @@ struct cpu {
 	u8 hsave[PAGE_SIZE] ALIGNED(4096);
 	struct npt npt ALIGNED(4096);
 	u8 sink_page[PAGE_SIZE] ALIGNED(4096);
-	u8 shadow_pages[CORE_SHADOW_PAGES][PAGE_SIZE] ALIGNED(4096);
-	u32 shadow_links[CORE_SHADOW_PAGES];
+	struct shadow_memory shadow ALIGNED(4096);
 } ALIGNED(STACK_BYTES);
 
 static_assert(offsetof(struct cpu, vcpu) == STACK_BYTES, "vmrun.asm finds it by RSP");
@@ -30,16 +29,20 @@ static_assert(offsetof(struct cpu, vcpu) == STACK_BYTES, "vmrun.asm finds it by 
 /* Memory for `count` CPUs. 0, or -E_NOMEM. */
 int cpus_init(u32 count);
 
-/* That there is memory for; and that run on us. */
+/* 0 before cpus_init(). All of them run on us before L1 begins on any. */
 u32 cpus_count(void);
-u32 cpus_taken(void);
 struct cpu *cpus_at(u32 index);
 
 /* The CPU that executes this; while it is taken over, too, when it is on the boot stack. */
 struct cpu *cpus_this(void);
 u32 cpus_this_index(void);
 
-/* The next CPU that was not taken over yet; NULL: no memory is left. One at a time. */
+/* The next CPU that was not taken over yet; NULL: no memory is left. One at a time; the last one, the boot processor, is
+ * number 0. */
 struct cpu *cpus_take(void);
+
+/* Sleeps, before the first VMRUN, until another CPU lets all go. */
+void cpus_wait(void);
+void cpus_go(struct vcpu *v);
 
 #endif

@@ -10,11 +10,16 @@
 #include "x86/cr.h"
 #include "x86/msr.h"
 
+void ipi_wake(struct vcpu *v, const struct vcpu *to)
+{
+	apic_send(v, cpu_rdmsr(MSR_APIC_BASE), to->apic.own.id, APIC_DELIVERY_NMI);
+}
+
 /* One NMI at a time: the CPU would make one of two, and the second of ours would look like L1's. */
-static void kick(const struct vcpu *v, struct vcpu *to)
+static void kick(struct vcpu *v, struct vcpu *to)
 {
 	if (!__atomic_exchange_n(&to->kicked, true, __ATOMIC_ACQ_REL))
-		apic_send(v, cpu_rdmsr(MSR_APIC_BASE), to->apic.own.id, APIC_DELIVERY_NMI);
+		ipi_wake(v, to);
 }
 
 /* INIT makes a SIPI that came before it void; a second SIPI does not replace the first (APM2 §16.5). */
@@ -86,7 +91,7 @@ bool ipi_command(struct vcpu *v, u64 icr)
 	default:
 		return false;
 	}
-	for (u32 i = 0; i < cpus_taken(); i++) {
+	for (u32 i = 0; i < cpus_count(); i++) {
 		struct vcpu *to = &cpus_at(i)->vcpu;
 
 		if (!apic_match(icr, &v->apic.own, &to->apic.own))
@@ -110,10 +115,10 @@ bool ipi_receive(struct vcpu *v)
 /* Others may be waiting for this CPU at the same time: their requests go on being served. */
 void ipi_ask_all(struct vcpu *v, u32 request)
 {
-	for (u32 i = 0; i < cpus_taken(); i++)
+	for (u32 i = 0; i < cpus_count(); i++)
 		if (&cpus_at(i)->vcpu != v)
 			ask(v, &cpus_at(i)->vcpu, request);
-	for (u32 i = 0; i < cpus_taken(); i++) {
+	for (u32 i = 0; i < cpus_count(); i++) {
 		const struct vcpu *to = &cpus_at(i)->vcpu;
 
 		while (to != v && (__atomic_load_n(&to->mail, __ATOMIC_ACQUIRE) & request)) {

@@ -12,6 +12,9 @@
 /* A write of L1's to ICR, as x2APIC has it: destination in 63:32. False: it is for the APIC itself. */
 bool ipi_command(struct vcpu *v, u64 icr);
 
+/* The NMI alone, for a CPU in nmi_wait(). */
+void ipi_wake(struct vcpu *v, const struct vcpu *to);
+
 /* After an NMI that L0 took: does what others asked for. True if it was for that. */
 bool ipi_receive(struct vcpu *v);
 

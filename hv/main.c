@@ -16,7 +16,8 @@ struct entry_frame {
 	u64 r15, r14, r13, r12, rbp, rbx, rflags, rip;
 };
 
-s64 core_main(const struct handoff *handoff, const struct entry_frame *frame);
+s64 core_main(struct handoff *handoff, const struct entry_frame *frame);
+NORETURN void core_leave_boot_stack(struct vcpu *v, u32 *entered); /* vmrun.asm */
 
 extern const u8 __text_end[], __rodata_end[], __image_end[];
 extern const u64 idt_entries[256];
@@ -64,8 +65,7 @@ static struct vmcb_seg segment(u16 selector, const struct descriptor_table *tabl
 				 .base = ((d >> 16) & 0xffffff) | ((d >> 32) & 0xff000000)};
 }
 
-static void capture_loader(struct vmcb_save *s, const struct handoff *handoff,
-			   const struct entry_frame *frame)
+static void capture_loader(struct vmcb_save *s, u64 loader_cr3, const struct entry_frame *frame)
 {
 	struct descriptor_table table;
 
@@ -81,7 +81,7 @@ static void capture_loader(struct vmcb_save *s, const struct handoff *handoff,
 	s->idtr.limit = table.limit;
 	s->efer = cpu_rdmsr(MSR_EFER) | EFER_SVME;
 	s->cr0 = cpu_read_cr0();
-	s->cr3 = handoff->loader_cr3;
+	s->cr3 = loader_cr3;
 	s->cr4 = cpu_read_cr4();
 	s->cr2 = cpu_read_cr2();
 	s->dr6 = cpu_read_dr6();
@@ -171,32 +171,32 @@ static void init_vmcb01(struct vcpu *v)
 }
 
 /* What all CPUs share. */
-static int init_machine(const struct handoff *handoff)
+static int init_machine(const struct handoff *h)
 {
 	struct image_layout image = {(u64)(uintptr_t)__text_end - CORE_VA,
 				     (u64)(uintptr_t)__rodata_end - CORE_VA,
 				     (u64)(uintptr_t)__image_end - CORE_VA};
 	int error;
 
-	if (handoff->version != HANDOFF_VERSION)
+	if (h->version != HANDOFF_VERSION)
 		return -E_INVAL;
 	if (cpu_cpuid(CPUID_SVM, 0).ebx < ASID_COUNT)
 		return -E_UNSUPP;
-	error = memory_init(handoff, &image);
+	error = memory_init(h, &image);
 	if (!error)
-		error = cpus_init(handoff->cpus);
+		error = cpus_init(h->cpus);
 	if (!error && memory_check_wx())
 		error = -E_INVAL;
 	fill_idt();
 	return error;
 }
 
-static void init_vcpu(struct cpu *cpu, const struct handoff *handoff)
+static void init_vcpu(struct cpu *cpu, const struct handoff *h)
 {
 	struct vcpu *v = &cpu->vcpu;
 
 	v->special_exit = exit_special;
-	v->smp = handoff->cpus > 1;
+	v->smp = h->cpus > 1;
 	v->vmcb01 = &cpu->vmcb01;
 	v->vmcb02 = &cpu->vmcb02;
 	v->vmcb01_hpa = memory_hpa(v->vmcb01);
@@ -206,15 +206,16 @@ static void init_vcpu(struct cpu *cpu, const struct handoff *handoff)
 	v->npt = &cpu->npt;
 	memory_npt_init(v->npt);
 	v->sink_page = cpu->sink_page;
+	v->shadow_memory = &cpu->shadow;
 	memory_fill_ff(v->sink_page);
 	v->cpu_features = cpu_cpuid(CPUID_SVM, 0).edx;
-	v->features = tally_features(v->cpu_features, handoff->config.hidden_features);
+	v->features = tally_features(v->cpu_features, h->config.hidden_features);
 	v->phys_bits =
-		handoff->phys_bits < CORE_MAX_PHYS_BITS ? handoff->phys_bits : CORE_MAX_PHYS_BITS;
+		h->phys_bits < CORE_MAX_PHYS_BITS ? h->phys_bits : CORE_MAX_PHYS_BITS;
 	v->gif = true;
 	v->svme = cpu_rdmsr(MSR_EFER) & EFER_SVME;
 	v->mem = (struct guest_memory){.base = NULL, .limit = BIT(v->phys_bits)};
-	v->hole = (struct range){handoff->region_hpa, handoff->region_hpa + handoff->region_bytes};
+	v->hole = (struct range){h->region_hpa, h->region_hpa + h->region_bytes};
 	v->vm_cr = cpu_rdmsr(MSR_VM_CR) & VM_CR_VALID;
 }
 
@@ -241,20 +242,24 @@ static void enter_core(const struct cpu *cpu)
 	cpu_wrmsr(MSR_VM_HSAVE_PA, memory_hpa(cpu->hsave));
 }
 
+/* On this CPU's own stack. */
+NORETURN void core_run(struct vcpu *v);
+
+static struct handoff handoff;
+
 /*
- * Once for each CPU, one after the other, on the boot stack and on the loader's page tables with ours at CORE_VA. All that
- * may fail does so on the first CPU, before its state is changed.
+ * On the boot stack, which is one CPU's at a time, and on the loader's page tables with ours at CORE_VA. All that may fail
+ * does so on the first CPU, before its state is changed.
  */
-s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *frame)
+s64 core_main(struct handoff *loader_handoff, const struct entry_frame *frame)
 {
-	struct handoff handoff = *loader_handoff;
-	bool first = !cpus_count();
 	struct cpu *cpu;
 	struct vcpu *v;
 
-	if (first) {
+	if (!cpus_count()) {
 		int error;
 
+		handoff = *loader_handoff;
 		log_init(handoff.config.log);
 		error = init_machine(&handoff);
 		if (error) {
@@ -269,15 +274,31 @@ s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *fr
 	init_vcpu(cpu, &handoff);
 	find_depth(v);
 	log_set_depth(v->depth);
-	capture_loader(&v->vmcb01->save, &handoff, frame);
+	capture_loader(&v->vmcb01->save, loader_handoff->loader_cr3, frame);
 	capture_gprs(v, frame);
 	enter_core(cpu);
+	core_leave_boot_stack(v, &loader_handoff->entered);
+}
+
+/*
+ * The last CPU that comes finds out about the PMU, for all, while the others sleep: nothing of theirs is in what it
+ * measures. Then all go on as L1.
+ */
+void core_run(struct vcpu *v)
+{
+	bool last = v == &cpus_at(0)->vcpu;
 
 	init_limits(v);
 	init_vmcb01(v);
-	nested_init(v, cpu->shadow_pages, cpu->shadow_links);
+	nested_init(v);
 	apic_init(v);
-	backend_init(v, &handoff.config);
+	if (last) {
+		backend_init(v, &handoff.config);
+		cpus_go(v);
+	} else {
+		cpus_wait();
+		backend_join(v, &handoff.config);
+	}
 	if (v->depth == 1)
 		v->lowest_backend = v->backend;
 	vcpu_choose_exit(v);

@@ -73,7 +73,7 @@ void nested_intercept_sysenter(struct vcpu *v, bool on)
 		msrpm_set((u8 *)v->msrpm02, MSR_SYSENTER_CS, true, true);
 }
 
-void nested_init(struct vcpu *v, void *shadow_pages, u32 *shadow_links)
+void nested_init(struct vcpu *v)
 {
 	/* INIT: on QEMU's TCG, which does not hold it, the CPU is reset all the same */
 	static const u32 always[] = {
@@ -83,8 +83,8 @@ void nested_init(struct vcpu *v, void *shadow_pages, u32 *shadow_links)
 	};
 	struct vmcb_control *c = &v->vmcb02->control;
 
-	ASSERT(!shadow_init(&v->shadow, &v->mem, shadow_pages, memory_hpa(shadow_pages),
-			    shadow_links, CORE_SHADOW_PAGES, v->hole, memory_hole_page_hpa()));
+	ASSERT(!shadow_init(&v->shadow, &v->mem, v->shadow_memory->pages[0],
+			    memory_hpa(v->shadow_memory->pages), v->shadow_memory->links, CORE_SHADOW_PAGES, v->hole, memory_hole_page_hpa()));
 	init_msrpms(v);
 	for (unsigned int i = 0; i < ARRAY_SIZE(always); i++)
 		vcpu_set_l0_intercept(v, always[i], true);

@@ -128,6 +128,11 @@ struct nested {
 	u64 hole_map[IOPM_BYTES / 8] ALIGNED(4096);
 };
 
+struct shadow_memory {
+	u8 pages[CORE_SHADOW_PAGES][PAGE_SIZE];
+	u32 links[CORE_SHADOW_PAGES];
+};
+
 #define APIC_NO_PAGE (~0ull)
 
 /* With more than one CPU: the APIC as others address it, and its page, which L1 can only read. */
@@ -187,6 +192,7 @@ struct vcpu {
 	struct guest_memory mem;
 	struct range hole; /* hpa = gpa of our own memory */
 	struct npt *npt;   /* L1's nested tables */
+	struct shadow_memory *shadow_memory;
 	u8 *sink_page;	   /* for one write to nowhere; FFh in between */
 	struct nested nested;
 	struct shadow shadow;
@@ -429,8 +435,7 @@ static ALWAYS_INLINE bool svm_bad_vmcb(struct vcpu *v, u64 gpa, const char *what
 bool is_svm_instruction(struct vcpu *v);
 
 /* nested.c */
-/* With CORE_SHADOW_PAGES zeroed pages for shadow tables. */
-void nested_init(struct vcpu *v, void *shadow_pages, u32 *shadow_links);
+void nested_init(struct vcpu *v);
 /* #VMEXIT to L1, which goes on behind its VMRUN. nRIP and the instruction's bytes are those in vmcb02. */
 void nested_vmexit(struct vcpu *v, u64 code, u64 info1, u64 info2);
 /* The same for an exit that is not the CPU's, but L0's decision: nothing is known of an instruction. */
@@ -448,6 +453,8 @@ bool nested_event_is_injected(const struct vcpu *v);
 
 /* backend.c */
 void backend_init(struct vcpu *v, const struct config *config);
+/* On another CPU afterwards. */
+void backend_join(struct vcpu *v, const struct config *config);
 /* After a selector write: commits it, and notes in the log, once per counter, what this backend cannot count. */
 void backend_selector_written(struct vcpu *v);
 void nested_intercept_pmu(struct vcpu *v, bool counters);

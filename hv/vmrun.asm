@@ -54,7 +54,7 @@ default rel
 
 section .text
 
-extern vcpu_exit_special, vcpu_exit_watched, core_main, fault, pmi_due
+extern vcpu_exit_special, vcpu_exit_watched, core_main, core_run, fault, pmi_due
 
 ; NORETURN void vmrun_loop(struct vcpu *): from the registers in vcpu.gpr on.
 ;
@@ -218,6 +218,13 @@ core_entry:
 	pop	rbx
 	popfq
 	ret
+
+; NORETURN void core_leave_boot_stack(struct vcpu *, u32 *entered): from here on the next CPU may come.
+global core_leave_boot_stack
+core_leave_boot_stack:
+	mov	rsp, rdi
+	inc	dword [rsi]
+	call	core_run
 
 ; void load_tables(u64 cr3, struct descriptor_table *gdt, struct descriptor_table *idt): the core's own world.
 global load_tables

@@ -237,8 +237,8 @@ int pmu_clock_init(struct pmu_clock *clock, bool exact, unsigned int shift)
 			},
 		.deadline = PMU_CLOCK_NEVER,
 		.exact = exact,
-		.shift = exact ? shift : 0,
-		.insn_ticks = exact ? BIT(shift) : 1,
+		.shift = shift,
+		.insn_ticks = BIT(shift),
 	};
 	return 0;
 }

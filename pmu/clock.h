@@ -22,7 +22,7 @@ struct pmu_clock {
 	 * anything here is called; while `counting` is 0 it may stand still. */
 	u64 now;
 	u64 counting;	/* counters that run now; the caller may have PMU_CLOCK_TIME in it */
-	u64 insn_ticks; /* ticks per instruction; 1 if not exact */
+	u64 insn_ticks; /* ticks per instruction; 1 if nobody knows */
 	unsigned int shift;
 	bool exact;
 
@@ -49,8 +49,8 @@ struct pmu_clock {
 	} group[2];
 };
 
-/* All counters 0 and stopped. exact: 2^shift ticks are one instruction; -E_RANGE if shift is above
- * the maximum. */
+/* All counters 0 and stopped. 2^shift ticks are one instruction; exact: and none are anybody else's. -E_RANGE if shift is
+ * above the maximum. */
 int pmu_clock_init(struct pmu_clock *clock, bool exact, unsigned int shift);
 
 #define PMU_CLOCK_NEVER (~0ull)

@@ -32,7 +32,7 @@ struct image_header {
 	u64 image_end;	/* [rodata_end, image_end): RW, NX */
 	u64 rela_start; /* ELF64 RELA records, all R_X86_64_RELATIVE */
 	u64 rela_end;
-	u64 entry; /* s64 entry(const struct handoff *), System V ABI; called on each CPU, one after the other */
+	u64 entry; /* core_entry_fn, System V ABI */
 	u64 cpu_bytes; /* of the region, for each CPU */
 };
 
@@ -94,6 +94,7 @@ struct handoff {
 	u8 phys_bits; /* physical address bits of the CPU */
 	u8 reserved[3];
 	u32 cpus;     /* that will be taken over */
+	u32 entered;  /* of these, in the core; the core counts it up */
 	/* The core's memory: 2-MByte aligned, whole 2-MByte units, below 4 GByte; the image, relocated to CORE_VA,
 	 * at its start and zeroes behind. */
 	u64 region_hpa;
@@ -102,7 +103,10 @@ struct handoff {
 	struct config config;
 };
 
-/* Called with interrupts off, on page tables that map CORE_VA. 0: the caller is L1 now. Negative: nothing changed. */
-typedef s64 core_entry_fn(const struct handoff *handoff);
+/*
+ * Called with interrupts off, on page tables that map CORE_VA. 0: the caller is L1 now. Negative: nothing changed.
+ * On each CPU, but only when the one before is counted in `entered`: all but the last one return when that is in, too.
+ */
+typedef s64 core_entry_fn(struct handoff *handoff);
 
 #endif
