@@ -5,6 +5,7 @@
  * the hypervisor's whole path from exit to re-entry. Bare, the same numbers are the instruction
  * alone: 1.
  */
+#include "guest/lib/apic.h"
 #include "guest/lib/pmu.h"
 #include "guest/lib/svm.h"
 #include "guest/lib/tap.h"
@@ -13,6 +14,7 @@
 
 #define REPEATS 200
 #define SHIFT_MAX 10
+#define APIC_PAGE 0xfee00000ull /* where the firmware leaves it */
 
 /*
  * Two functions, `name` and `name_empty`: the ticks between two RDTSCs around `setup` and `insn`,
@@ -50,6 +52,8 @@ TIMED(time_vmload, "mov %%r9, %%rax", "vmload %%rax", (u64)&l2.vmcb, 0)
 TIMED(time_vmsave, "mov %%r9, %%rax", "vmsave %%rax", (u64)&l2.vmcb, 0)
 TIMED(time_evtsel_on, WRMSR_SETUP, "wrmsr", MSR_PERFEVTSEL(0), SEL_INSTRUCTIONS)
 TIMED(time_evtsel_off, WRMSR_SETUP, "wrmsr", MSR_PERFEVTSEL(0), 0)
+TIMED(time_apic_eoi, "", "movl $0, (%%r9)", APIC_PAGE + APIC_EOI, 0)
+TIMED(time_apic_timer, "xor %%eax, %%eax", "mov %%eax, (%%r9)", APIC_PAGE + APIC_TIMER_DIVIDE, 0)
 TIMED(time_roundtrip, "mov %%r9, %%rax", "vmrun %%rax", (u64)&l2.vmcb, 0)
 
 L2_CODE(l2_exit, "");
@@ -211,6 +215,9 @@ static struct bench {
 	B("l2_page_fault_leaf", time_page_fault_leaf, .limit = 2500, .begin = page_fault_leaf_begin),
 	B("cpuid_pmu1", time_cpuid, .limit = 40, .limit_of = ABOVE_CPUID, .begin = evtsel_on,
 	  .end = pmu_stop_all, .needs_pmu = true),
+	/* one CPU: the store itself; more: L0 writes it */
+	B("apic_eoi", time_apic_eoi, .limit = 250),
+	B("apic_timer", time_apic_timer, .limit = 250),
 #undef B
 	/* clang-format on */
 };

@@ -4,6 +4,7 @@
 #include "hv/cpu.h"
 #include "hv/cpus.h"
 #include "hv/ipi.h"
+#include "hv/known.h"
 #include "hv/log.h"
 #include "hv/memory.h"
 #include "x86/cr.h"
@@ -130,15 +131,15 @@ void apic_reset(struct vcpu *v)
 /* A write of L1's or L2's to the page. */
 static void write_register(struct vcpu *v, u32 reg, u32 value)
 {
-	u64 base = cpu_rdmsr(MSR_APIC_BASE);
+	u64 page = v->apic.trapped;
 
 	if (unlikely(reg == APIC_ICR) && v->apic.own.enabled && !v->apic.own.x2) {
-		u64 destination = apic_read(v, base, APIC_ICR_HIGH) >> APIC_XAPIC_ID_SHIFT;
+		u64 destination = *apic_register(v, page, APIC_ICR_HIGH) >> APIC_XAPIC_ID_SHIFT;
 
 		if (ipi_command(v, destination << 32 | value))
 			return;
 	}
-	*apic_register(v, base, reg) = value;
+	*apic_register(v, page, reg) = value;
 	if (unlikely(reg == APIC_ID || reg == APIC_LDR || reg == APIC_DFR))
 		apic_moved(v);
 }
@@ -171,6 +172,60 @@ static bool mov_value(struct vcpu *v, const struct insn *insn, u32 *value)
 	}
 }
 
+/* The exit is a write of an instruction's own to a register of the page. */
+static ALWAYS_INLINE bool is_plain(const struct vmcb_control *c)
+{
+	return !((c->exit_int_info & EVENT_V) | (c->exit_info_1 & NPF_TABLE) | (c->exit_info_2 & 0xf));
+}
+
+static ALWAYS_INLINE struct known_exit *known_write_at(struct vcpu *v, u64 rip)
+{
+	return &v->known_apic[rip / 4 % KNOWN_APIC_WRITES];
+}
+
+/* RAX, RCX, RDX, RBX, RSI, RDI, R8 to R11: RAX is in the VMCB, and vmrun_loop saves the others at each exit. */
+#define SAVED_GPRS 0x0fcfu
+
+/* All that counts is in the first four bytes; an immediate is read each time. */
+static void make_known(struct vcpu *v, const struct insn *insn)
+{
+	const struct vmcb_save *s = &v->vmcb->save;
+	struct known_exit *known = known_write_at(v, s->rip);
+	u8 source = insn->opcode == 0xc7 ? KNOWN_IMMEDIATE : insn->reg;
+
+	if (vcpu_in_l2(v) || !known_mode(s) || insn->prefixes || insn->opcode == 0xa3 ||
+	    s->rip % PAGE_SIZE > PAGE_SIZE - INSN_MAX_BYTES ||
+	    (source != KNOWN_IMMEDIATE && !(SAVED_GPRS >> source & 1)))
+		return;
+	known->rip = ~0ull;
+	if (!known_walk(v, known))
+		return;
+	known->bytes = *known->insn;
+	known->next_rip = v->next_rip;
+	known->source = source;
+	known_note(known, s, VMEXIT_NPF);
+}
+
+bool apic_exit_known(struct vcpu *v)
+{
+	const struct vmcb *vmcb = v->vmcb;
+	const struct vmcb_control *c = &vmcb->control;
+	const struct known_exit *known = known_write_at(v, vmcb->save.rip);
+	u32 value;
+
+	if (unlikely(!apic_traps(v, c->exit_info_2) || !is_plain(c) ||
+		     !known_is(known, &vmcb->save, VMEXIT_NPF, vmcb->save.rip)))
+		return false;
+	v->next_rip = known->next_rip;
+	if (known->source == KNOWN_IMMEDIATE)
+		__builtin_memcpy(&value,
+				 (const u8 *)known->insn + (known->next_rip - known->rip) - 4, 4);
+	else
+		value = (u32)*vcpu_gpr(v, known->source);
+	write_register(v, (u32)(c->exit_info_2 & 0xfff), value);
+	return true;
+}
+
 /*
  * Registers are 4 bytes at multiples of 16 (APM2 §16.3.2). Any other instruction than MOV executes on a page of L0's with
  * the register's value on it, and what it leaves there is written.
@@ -181,8 +236,8 @@ u32 apic_exit_write(struct vcpu *v, u64 gpa, u64 *leaf)
 	u32 reg = gpa & 0xffc, value;
 	struct insn insn;
 
-	if (!(c->exit_int_info & EVENT_V) && !(c->exit_info_1 & NPF_TABLE) && !(gpa & 0xf) &&
-	    !insn_decode(v, &insn) && mov_value(v, &insn, &value)) {
+	if (is_plain(c) && !insn_decode(v, &insn) && mov_value(v, &insn, &value)) {
+		make_known(v, &insn);
 		write_register(v, reg, value);
 		return ADVANCE;
 	}

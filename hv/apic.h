@@ -28,11 +28,14 @@ void apic_reset(struct vcpu *v);
 
 static ALWAYS_INLINE bool apic_traps(const struct vcpu *v, u64 gpa)
 {
-	return unlikely((gpa & ~0xfffull) == v->apic.trapped);
+	return (gpa & ~0xfffull) == v->apic.trapped;
 }
 
 /* A guest's write to the page at gpa: emulates the instruction, or has it executed on a page of L0's. `leaf` maps gpa. */
 u32 apic_exit_write(struct vcpu *v, u64 gpa, u64 *leaf);
+
+/* The same for an instruction of L1's that did so before, with GPRs as at an ordinary exit. False: it is another. */
+bool apic_exit_known(struct vcpu *v);
 
 /* step_end() of such an instruction: its write is on the page. */
 void apic_stepped(struct vcpu *v, bool completed);

@@ -89,7 +89,8 @@ static void reset_l1(struct vcpu *v)
 {
 	struct vmcb *vmcb = v->vmcb01;
 
-	log_info("event=init level=%s", vcpu_in_l2(v) ? "L2" : "L1");
+	if (v->inits++ < 4)
+		log_info("event=init level=%s", vcpu_in_l2(v) ? "L2" : "L1");
 	if (vcpu_in_l2(v))
 		nested_leave(v);
 	cpu_vmsave(v->vmcb01_hpa);

@@ -3,6 +3,7 @@
  * The exit path. One table says who handles an exit and how long its instruction is; one place applies the verdict: the
  * only code that moves RIP or injects an event for L0.
  */
+#include "hv/apic.h"
 #include "hv/core/event.h"
 #include "hv/core/insn.h"
 #include "hv/core/merge.h"
@@ -55,6 +56,7 @@ static const struct exit_entry exits[] = {
 	[VMEXIT_MWAIT] = {exit_halt, SVM(0xc9)},
 };
 
+static_assert(VMEXIT_NPF < EXIT_SLOTS, "this one, too");
 static_assert(ARRAY_SIZE(exits) <= EXIT_SLOTS, "these codes are their own slots");
 
 const char *exit_name(u64 code)
@@ -415,12 +417,19 @@ static NOINLINE void ordinary_unknown(struct vcpu *v)
 	bool hardware_pmu = v->hardware_pmu;
 
 	if (unlikely(code >= ARRAY_SIZE(exits) || !exits[code].length)) {
-		exit_special(v);
-		return;
+		u64 rip = v->vmcb->save.rip;
+
+		if (code != VMEXIT_NPF || !apic_exit_known(v)) {
+			exit_special(v);
+			return;
+		}
+		record(v, code, code, rip);
+		apply(v, ADVANCE, hardware_pmu);
+	} else {
+		record(v, code, code, v->vmcb->save.rip);
+		locate(v, &exits[code], code);
+		apply(v, exits[code].handle(v), hardware_pmu);
 	}
-	record(v, code, code, v->vmcb->save.rip);
-	locate(v, &exits[code], code);
-	apply(v, exits[code].handle(v), hardware_pmu);
 	if (hardware_pmu)
 		settle_ticks(v);
 }
@@ -447,6 +456,8 @@ void vcpu_choose_exit(struct vcpu *v)
 		v->known[i].rip = ~0ull; /* no instruction is there */
 	for (unsigned int i = 0; i < KNOWN_L2_EXITS; i++)
 		v->known_l2[i].rip = ~0ull;
+	for (unsigned int i = 0; i < KNOWN_APIC_WRITES; i++)
+		v->known_apic[i].rip = ~0ull;
 	/* with nRIP, or ticks to settle, there is nothing to know */
 	v->ordinary_exit =
 		v->cpu_features & SVM_NRIPS || v->hardware_pmu ? ordinary_unknown : ordinary_known;

@@ -145,3 +145,10 @@ void ipi_wait_for_sipi(struct vcpu *v)
 	s->cs.base = (u64)s->cs.selector << 4;
 	s->rip = 0;
 }
+
+void ipi_stop_others(struct vcpu *v)
+{
+	for (u32 i = 0; i < cpus_count(); i++)
+		if (&cpus_at(i)->vcpu != v && v->apic.own.enabled)
+			ask(v, &cpus_at(i)->vcpu, (u32)IPI_STOP);
+}

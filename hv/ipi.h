@@ -27,6 +27,9 @@ void ipi_wait_for_sipi(struct vcpu *v);
 /* Has `request` (IPI_*) done by all other CPUs, and returns when it is. */
 void ipi_ask_all(struct vcpu *v, u32 request);
 
+/* For the panic page: they go no further than to their next exit. */
+void ipi_stop_others(struct vcpu *v);
+
 #define IPI_INIT BIT(0)
 #define IPI_SIPI BIT(1)
 #define IPI_NMI BIT(2)

@@ -18,12 +18,9 @@ static const u16 uart_ports[] = {[LOG_COM1] = 0x3f8, [LOG_COM2] = 0x2f8};
 #define UART_LSR 5
 #define UART_LSR_THRE 0x20
 
-/* A CPU that stops in the middle of a line, by a panic of its own, must not stop the others' lines. */
-#define LOCK_TRIES 100000000u
-
 static void lock(void)
 {
-	for (u32 i = 0; i < LOCK_TRIES && __atomic_exchange_n(&locked, true, __ATOMIC_ACQUIRE); i++)
+	while (__atomic_exchange_n(&locked, true, __ATOMIC_ACQUIRE))
 		cpu_pause();
 }
 
@@ -81,6 +78,11 @@ void log_line(enum log_level level, const char *fmt, ...)
 	for (const char *s = line; *s; s++)
 		put(*s);
 	put('\n');
+	unlock();
+}
+
+void log_take_over(void)
+{
 	unlock();
 }
 

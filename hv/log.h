@@ -36,6 +36,9 @@ void log_line(enum log_level level, const char *fmt, ...) PRINTF(2, 3);
 		log_limited(lines_, 32, fmt, ##__VA_ARGS__);                                       \
 	} while (0)
 
+/* From a CPU that may have stopped in the middle of a line. */
+void log_take_over(void);
+
 /*
  * Copies up to n bytes from log position *position on, and moves *position past them. A position that is overwritten
  * already is moved to the oldest byte first, one that is in the future copies nothing. Returns the bytes copied.

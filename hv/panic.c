@@ -4,6 +4,7 @@
 #include "hv/cpu.h"
 #include "hv/log.h"
 #include "hv/cpus.h"
+#include "hv/ipi.h"
 #include "x86/cr.h"
 
 #define DEBUG_EXIT_PORT 0xf4
@@ -80,16 +81,22 @@ NORETURN static void panic_page(void)
 
 void panic_at(const char *file, int line, const char *fmt, ...)
 {
-	static bool again;
+	static u32 panicked; /* number of the first CPU, and 1 */
+	u32 self = cpus_this_index() + 1, first = 0;
 	char text[160];
 	va_list args;
 
-	if (!again) {
-		again = true;
+	if (__atomic_compare_exchange_n(&panicked, &first, self, false, __ATOMIC_ACQ_REL,
+					__ATOMIC_ACQUIRE)) {
+		ipi_stop_others(&cpus_this()->vcpu);
+		log_take_over();
 		va_start(args, fmt);
 		format_v(text, sizeof(text), fmt, args);
 		va_end(args);
 		log_line(LOG_PANIC, "%s:%d: %s (version %s)", file, line, text, TALLY_VERSION);
+	} else if (first != self) {
+		for (;;)
+			cpu_hlt(); /* the first one is the one to look at */
 	}
 	panic_page();
 }

@@ -82,12 +82,15 @@ struct known_exit {
 	const u32 *insn;
 	u32 bytes;
 	bool plain; /* of L2: there is nothing to say but nRIP */
+	u8 source;  /* of a MOV to the APIC's page: its register, or KNOWN_IMMEDIATE */
 } ALIGNED(128);
 
 static_assert(sizeof(struct known_exit) == 128, "known_exit: found by a shift");
 
 #define KNOWN_EXITS 0x100 /* of L1; found by the low bits of RIP; a power of two */
 #define KNOWN_L2_EXITS 0x40
+#define KNOWN_APIC_WRITES 0x20 /* of L1 */
+#define KNOWN_IMMEDIATE 0xff
 
 /* Exits are counted by the low bits of their code, which are enough to tell all codes apart. */
 #define EXIT_SLOTS 0x800u
@@ -236,6 +239,7 @@ struct vcpu {
 	u64 svme_toggles;
 	u64 tlb_flushes; /* asked of the CPU at VMRUN, by TLB_CONTROL */
 	u64 hole_accesses;
+	u64 inits; /* L1's CPU was reset by */
 	u64 history_code[EXIT_HISTORY];
 	u64 history_rip[EXIT_HISTORY];
 	u64 exit_counts[EXIT_SLOTS];
@@ -245,6 +249,7 @@ struct vcpu {
 	struct trace trace;
 	struct known_exit known[KNOWN_EXITS];
 	struct known_exit known_l2[KNOWN_L2_EXITS];
+	struct known_exit known_apic[KNOWN_APIC_WRITES];
 	u64 msrpm01[MSRPM_BYTES / 8] ALIGNED(4096); /* for L1 */
 	/* for L2: msrpm01 ORed with L1's, but only for MERGED_MSRS */
 	u64 msrpm02[MSRPM_BYTES / 8] ALIGNED(4096);
