@@ -32,6 +32,7 @@ static const struct exit_entry exits[] = {
 	[VMEXIT_EXCEPTION(0)... VMEXIT_EXCEPTION(31)] = {exit_exception, NO_LENGTH},
 	[VMEXIT_INTR] = {exit_intr, NO_LENGTH},
 	[VMEXIT_NMI] = {exit_nmi, NO_LENGTH},
+	[VMEXIT_SMI] = {exit_smi, NO_LENGTH},
 	[VMEXIT_INIT] = {exit_init, NO_LENGTH},
 	[VMEXIT_VINTR] = {exit_intr, NO_LENGTH},
 	[VMEXIT_IRET] = {exit_iret, NO_LENGTH},

@@ -366,6 +366,7 @@ u32 exit_let_in(struct vcpu *v);
 u32 exit_iret(struct vcpu *v);
 u32 exit_nmi(struct vcpu *v);
 u32 exit_init(struct vcpu *v);
+u32 exit_smi(struct vcpu *v);
 u32 exit_intr(struct vcpu *v);
 u32 exit_cr_read(struct vcpu *v);
 u32 exit_cr8_write(struct vcpu *v);
