@@ -120,8 +120,18 @@ static EFI_STATUS start_next(EFI_HANDLE image, EFI_LOADED_IMAGE *self)
 		path[i] = (CHAR16)config.next[i];
 	path[i] = 0;
 	device_path = FileDevicePath(self->DeviceHandle, path);
+	next = NULL;
 	status = device_path ? BS->LoadImage(FALSE, image, device_path, NULL, 0, &next)
 			     : EFI_OUT_OF_RESOURCES;
+	if (status == EFI_ACCESS_DENIED || status == EFI_SECURITY_VIOLATION) {
+		SAY(L"next=%s is not trusted by this firmware (%r): with Secure Boot on it must be "
+		    L"signed by a key in db, as tallyvisor.efi is; going on without it",
+		    path, status);
+		/* with the second error it is loaded, and only not to be started */
+		if (next)
+			BS->UnloadImage(next);
+		return status;
+	}
 	if (EFI_ERROR(status)) {
 		SAY(L"next=%s cannot be loaded (%r): a path on the volume of tallyvisor.efi to a "
 		    L"UEFI program is "
