@@ -99,7 +99,9 @@ static void banner(void)
 	Print(L"Tallyvisor %a on %a: PMU backend %s, svme0=%s", TALLY_VERSION, (char *)name,
 	      backends[ebx < ARRAY_SIZE(backends) ? ebx : 0], ecx & 2 ? L"count" : L"stop");
 	if (ebx == TALLY_BACKEND_CLOCK && (ecx & 1))
-		Print(L", exact: %d TSC tick(s) per instruction", 1 << edx);
+		Print(L", exact: %d TSC tick(s) per instruction, overflow interrupts %s", 1 << edx,
+		      ecx & TALLY_STATUS_ECX_PMI_EXACT ? L"to the instruction"
+						       : L"at the next exit");
 	else if (ebx == TALLY_BACKEND_CLOCK)
 		Print(L", not exact: this machine has neither a PMU nor an instruction clock, so "
 		      L"TSC ticks are "

@@ -64,6 +64,19 @@ static u64 probe_swint(struct vcpu *v)
 	return v->clock.now;
 }
 
+/* For apic_timer_probe(). */
+static u64 run_interrupted(struct vcpu *v)
+{
+	u64 code;
+
+	vmcb_set_intercept(&stub_vmcb.control, INTERCEPT(INTR));
+	vcpu_set_host_if(v, true);
+	code = run_stub_to_exit(v, stub_1000);
+	vcpu_set_host_if(v, false);
+	vmcb_clr_intercept(&stub_vmcb.control, INTERCEPT(INTR));
+	return code == VMEXIT_INTR ? stub_vmcb.save.rip - (u64)(uintptr_t)stub_1000 : ~0ull;
+}
+
 static void set_stub_cpl(u8 cpl)
 {
 	struct vmcb_save *s = &stub_vmcb.save;
@@ -403,8 +416,10 @@ static void use_clock(struct vcpu *v, int shift, enum svme0_rule rule, const cha
 	v->pmu.has_v2 = true;
 	intercept_all(v);
 	if (shift >= 0)
-		log_info("event=pmu backend=clock exact=1 shift=%d overhead_ticks=%lu why=\"%s\"",
-			 shift, overhead, why);
+		log_info("event=pmu backend=clock exact=1 shift=%d overhead_ticks=%lu pmi=%s "
+			 "lead_ticks=%lu why=\"%s\"",
+			 shift, overhead, v->apic_timer.usable ? "exact" : "next-exit",
+			 v->apic_timer.lead + 1, why);
 	else
 		log_warn("event=pmu backend=clock exact=0 why=\"%s\" note=\"no exact clock: TSC "
 			 "ticks are counted\"",
@@ -497,8 +512,10 @@ void backend_init(struct vcpu *v, const struct config *config)
 	/* what varies cannot be taken off: a count that went backwards would be worse than one that has some of L0's path */
 	if (shift < 0)
 		v->clock_overhead = 0;
-	else
+	else {
 		v->track.swint_ticks = probe_swint(v);
+		apic_timer_probe(v, (unsigned int)shift, run_interrupted);
+	}
 	choose_backend(v, config->pmu, shift, rule);
 	choose_version(v, config->pmu_version);
 	ASSERT(!pmu_filter_check(&config->filter));
@@ -612,6 +629,8 @@ void backend_selector_written(struct vcpu *v)
 		     v->pmu.reprogram_pmc_on_cpl_change)) {
 		interrupts_choose(v, v->pmu.enabled & v->clock.interrupting);
 		track_begin(v);
+		if (v->special & SPECIAL_PMI)
+			apic_timer_entry(v); /* this may not be an exit that does so at its end */
 	}
 	unsupported = v->pmu.enabled & ~(v->clock.countable | v->unsupported_logged);
 	if (unlikely(unsupported))

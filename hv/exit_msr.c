@@ -87,6 +87,7 @@ static u32 write_apic_base(struct vcpu *v, u64 value)
 
 	if (gpa >= v->mem.limit || vcpu_names_hole(v, gpa, PAGE_SIZE, "APIC_BASE"))
 		return INJECT_GP;
+	apic_timer_give_back(v);
 	return cpu_wrmsr_safe(MSR_APIC_BASE, value) ? ADVANCE : INJECT_GP;
 }
 

@@ -9,6 +9,7 @@
 #include "hv/log.h"
 #include "hv/memory.h"
 #include "hv/vcpu.h"
+#include "x86/apic.h"
 #include "x86/cr.h"
 
 /* So many lines for each kind of touch and level: one that a guest repeats at will must not hide the others. */
@@ -137,6 +138,22 @@ static void redeliver(struct vcpu *v)
 	c->int_ctl = merge_int_ctl_left(c);
 }
 
+/* On L1's nested tables: what is not there is our memory, and at times the APIC's page. */
+static NOINLINE void l1_fault(struct vcpu *v)
+{
+	u64 gpa = v->vmcb->control.exit_info_2;
+	bool write = v->vmcb->control.exit_info_1 & PFERR_W;
+	u64 *leaf;
+
+	if (apic_timer_fault(v, gpa))
+		return;
+	if (!vcpu_names_hole(v, gpa, 1, write ? "write" : "read"))
+		vcpu_shutdown(v, "nested-page-fault");
+	leaf = memory_open_hole(gpa);
+	if (write)
+		hole_write(v, leaf);
+}
+
 u32 exit_npf(struct vcpu *v)
 {
 	struct vmcb_control *c = &v->vmcb->control;
@@ -158,7 +175,10 @@ u32 exit_npf(struct vcpu *v)
 			hole_write(v, fault.leaf);
 			break;
 		case SHADOW_MAPPED:
-			vcpu_names_hole(v, fault.l1_gpa, 1, "read");
+			if (vcpu_touches_hole(v, fault.l1_gpa, 1))
+				vcpu_names_hole(v, fault.l1_gpa, 1, "read");
+			if (unlikely(fault.l1_gpa / PAGE_1G == APIC_DEFAULT_PAGE / PAGE_1G))
+				apic_timer_shadowed(v, fault.l1_gpa, fault.page_bytes);
 			break;
 		}
 		if (v->nested.space->tlb_flush) {
@@ -166,14 +186,7 @@ u32 exit_npf(struct vcpu *v)
 			vcpu_flush_tlb(v);
 		}
 	} else {
-		bool write = c->exit_info_1 & PFERR_W;
-		u64 *leaf;
-
-		if (!vcpu_names_hole(v, gpa, 1, write ? "write" : "read"))
-			vcpu_shutdown(v, "nested-page-fault");
-		leaf = memory_open_hole(gpa);
-		if (write)
-			hole_write(v, leaf);
+		l1_fault(v);
 	}
 	redeliver(v);
 	return RESUME;

@@ -5,27 +5,15 @@
  * guest's own: what it makes of the interrupt, whom it reaches, and the EOI are as if its CPU had raised it.
  * APM2 §13.2.3, §16.4, §16.5: the message types of an LVT entry are fixed, SMI, NMI and ExtINT, and all are the ICR's too.
  */
+#include "hv/apic.h"
 #include "hv/cpu.h"
 #include "hv/log.h"
 #include "hv/vcpu.h"
-#include "x86/apic.h"
 #include "x86/cr.h"
 #include "x86/msr.h"
 
-static volatile u32 *apic_register(const struct vcpu *v, u64 base, u32 reg)
-{
-	return guest_at(&v->mem, (base & APIC_BASE_ADDRESS) + reg);
-}
-
-static u32 apic_read(const struct vcpu *v, u64 base, u32 reg)
-{
-	if (base & APIC_BASE_X2)
-		return (u32)cpu_rdmsr(APIC_X2_MSR(reg));
-	return *apic_register(v, base, reg);
-}
-
 /* `command` of an ICR to the CPU itself. The self shorthand is for fixed interrupts only (§16.5). */
-static void send_to_self(const struct vcpu *v, u64 base, u32 command)
+void apic_send_to_self(const struct vcpu *v, u64 base, u32 command)
 {
 	u32 id = apic_read(v, base, APIC_ID), high;
 
@@ -63,6 +51,7 @@ void pmi_due(struct vcpu *v)
 	u64 base = cpu_rdmsr(MSR_APIC_BASE);
 	u32 lvt;
 
+	apic_timer_exit(v); /* before there is another interrupt in the APIC */
 	if (v->special & SPECIAL_HALT)
 		halt_end(v); /* its time does not count */
 	if (!overflow_interrupts(v) || !(base & APIC_BASE_ENABLED))
@@ -74,11 +63,11 @@ void pmi_due(struct vcpu *v)
 	case APIC_DELIVERY_FIXED:
 	case APIC_DELIVERY_SMI:
 	case APIC_DELIVERY_NMI:
-		send_to_self(v, base, lvt & (APIC_DELIVERY | APIC_VECTOR));
+		apic_send_to_self(v, base, lvt & (APIC_DELIVERY | APIC_VECTOR));
 		break;
 	case APIC_DELIVERY_EXTINT:
 		/* the vector is the PIC's; QEMU would take one that is here for it */
-		send_to_self(v, base, APIC_DELIVERY_EXTINT);
+		apic_send_to_self(v, base, APIC_DELIVERY_EXTINT);
 		break;
 	default:
 		log_guest("event=pmi lvtpc=%x note=\"a reserved message type: dropped\"", lvt);
@@ -92,6 +81,10 @@ void interrupts_choose(struct vcpu *v, bool take)
 	v->interrupts_taken = take;
 	vcpu_set_l0_intercept(v, INTERCEPT(INTR), take);
 	vcpu_reset_intercepts(v);
+	if (take && vcpu_interrupts_exactly(v))
+		vcpu_set_special(v, SPECIAL_PMI);
+	else if (v->special & SPECIAL_PMI)
+		apic_timer_end(v);
 }
 
 /*

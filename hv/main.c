@@ -201,6 +201,7 @@ s64 core_main(const struct handoff *loader_handoff, const struct entry_frame *fr
 	}
 
 	v->special_exit = exit_special;
+	v->on_entry = vmrun_enter;
 	v->vmcb01 = &the_cpu.vmcb01;
 	v->vmcb02 = &the_cpu.vmcb02;
 	v->vmcb01_hpa = memory_hpa(v->vmcb01);

@@ -76,6 +76,11 @@ u64 *memory_open_hole(u64 gpa)
 	return tables_open_hole(&tables, gpa);
 }
 
+u64 *memory_apic_leaf(void)
+{
+	return tables.npt_apic;
+}
+
 u64 memory_check_wx(void)
 {
 	return tables_check_wx(&tables);

@@ -37,6 +37,9 @@ void memory_sink_reset(void);
 /* L1's NPT entry for a gpa in our region: maps the page of FFh from now on. Returns the 4-KByte entry. */
 u64 *memory_open_hole(u64 gpa);
 
+/* L1's NPT entry for the local APIC's page, at its default place. */
+u64 *memory_apic_leaf(void);
+
 /* No page of L0's address space is writable and executable: 0, or an address that is. */
 u64 memory_check_wx(void);
 

@@ -18,6 +18,10 @@ void offsets(void)
 	OFFSET(VCPU_CLOCK_DEADLINE, clock.deadline);
 	OFFSET(VCPU_PROBE_RSP, probe_rsp);
 	OFFSET(VCPU_ON_EXIT, on_exit);
+	OFFSET(VCPU_ON_ENTRY, on_entry);
+	OFFSET(VCPU_TIMER_LEAD, apic_timer.lead);
+	OFFSET(VCPU_TIMER_LIMIT, apic_timer.limit);
+	OFFSET(VCPU_TIMER_COUNT_AT, apic_timer.count_at);
 	OFFSET(VCPU_VMCB, vmcb);
 	OFFSET_IN(vmcb, VMCB_CPL, save.cpl);
 	OFFSET(VCPU_SWITCHED_WRITES, switched.writes);

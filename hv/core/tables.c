@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/core/tables.h"
+#include "x86/apic.h"
 #include "x86/cr.h"
 
 /* Mapped with 2-MByte pages, the first 2 MByte with 4-KByte ones: MTRR types vary there. */
@@ -62,16 +63,17 @@ static int identity(struct tables *t, u64 *root, unsigned int bits, u64 **low)
 	return 0;
 }
 
-static int split_first_2m(struct tables *t, u64 *pd)
+/* 4-KByte entries for the 2 MByte around gpa, below 4 GByte, of L1's; the one of gpa, or NULL. */
+static u64 *split_2m(struct tables *t, u64 gpa)
 {
 	u64 *pt = table(t);
 
 	if (!pt)
-		return -E_NOMEM;
+		return NULL;
 	for (u64 i = 0; i < 512; i++)
-		pt[i] = i * PAGE_SIZE | LEAF;
-	pd[0] = pointer(t, pt, TABLE);
-	return 0;
+		pt[i] = (ALIGN_DOWN(gpa, PAGE_2M) + i * PAGE_SIZE) | LEAF;
+	t->npt_low[gpa / PAGE_1G][gpa % PAGE_1G / PAGE_2M] = pointer(t, pt, TABLE);
+	return &pt[gpa % PAGE_2M / PAGE_SIZE];
 }
 
 /* L0's image at core.va, each part with its one permission; the rest of the region with 2-MByte pages. */
@@ -118,7 +120,10 @@ int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa)
 	core_hole = table(t);
 	if (!t->npt || !t->core_root || !t->hole || !core_hole ||
 	    identity(t, t->npt, bits, t->npt_low) || identity(t, t->core_root, bits, core_low) ||
-	    split_first_2m(t, t->npt_low[0]) || map_core(t))
+	    !split_2m(t, 0) || map_core(t))
+		return -E_NOMEM;
+	t->npt_apic = split_2m(t, APIC_DEFAULT_PAGE);
+	if (!t->npt_apic)
 		return -E_NOMEM;
 	for (u64 i = 0; i < 512; i++) {
 		t->hole[i] = hole_page_hpa | PTE_P | PTE_U | PTE_A | PTE_D;

@@ -29,6 +29,7 @@ struct tables {
 	u64 *core_root; /* L0's: the same below, never executable, the region as pages of FFh; and L0 itself at core.va */
 	u64 *hole;	 /* a page table with 512 times the page of FFh, for L1 */
 	u64 *npt_low[4]; /* the nested page directories of the first 4 GByte */
+	u64 *npt_apic;	 /* L1's entry for the page at APIC_DEFAULT_PAGE */
 };
 
 /* `pages` zeroed pages of the pool; NULL if it is used up. */

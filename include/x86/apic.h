@@ -9,18 +9,22 @@
 #define APIC_BASE_X2 BIT(10)
 #define APIC_BASE_ENABLED BIT(11)
 #define APIC_BASE_ADDRESS BITS(51, 12)
+#define APIC_DEFAULT_PAGE 0xfee00000u
 /* Offsets in the APIC's page; in x2APIC mode each is an MSR. */
 #define APIC_X2_MSR(reg) (0x800u + (reg) / 16)
 #define APIC_ID 0x20u
 #define APIC_TPR 0x80u
 #define APIC_EOI 0xb0u
+#define APIC_SVR 0xf0u
 #define APIC_ISR 0x100u
 #define APIC_IRR 0x200u
 #define APIC_ICR 0x300u
 #define APIC_ICR_HIGH 0x310u
 #define APIC_LVT_TIMER 0x320u
 #define APIC_LVTPC 0x340u
+#define APIC_LVT_LINT0 0x350u
 #define APIC_TIMER_COUNT 0x380u
+#define APIC_TIMER_CURRENT 0x390u
 #define APIC_TIMER_DIVIDE 0x3e0u
 
 /* ICR and LVT */
@@ -34,6 +38,9 @@
 #define APIC_ICR_SELF BIT(18)
 #define APIC_LVT_MASKED BIT(16)
 #define APIC_LVT_PERIODIC BIT(17)
+#define APIC_LVT_TSC_DEADLINE BIT(18)
 #define APIC_DIVIDE_BY_1 0xbu
+/* SVR */
+#define APIC_SVR_ENABLED BIT(8)
 
 #endif
