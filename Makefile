@@ -178,7 +178,7 @@ fuzz-vmrun: all | deps-qemu ## 100,000 random VMRUNs (COUNT=, SEED=), bare and u
 test-fuzz-vmrun: all | deps-qemu
 	$(Q)O=$(O) tests/fuzz/vmrun -n 2500
 
-test-qemu: all | deps-qemu ## every guest in QEMU, bare and under Tallyvisor
+test-qemu: all | deps-qemu deps-image deps-sign ## every guest in QEMU, bare and under Tallyvisor
 	$(Q)O=$(O) tests/qemu/run
 
 test-trace: all | deps-qemu deps-trace ## the demo's trace through both converters

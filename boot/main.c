@@ -99,7 +99,9 @@ static void banner(void)
 	Print(L"Tallyvisor %a on %a: PMU backend %s, svme0=%s", TALLY_VERSION, (char *)name,
 	      backends[ebx < ARRAY_SIZE(backends) ? ebx : 0], ecx & 2 ? L"count" : L"stop");
 	if (ebx == TALLY_BACKEND_CLOCK && (ecx & 1))
-		Print(L", exact: %d TSC tick(s) per instruction", 1 << edx);
+		Print(L", exact: %d TSC tick(s) per instruction, overflow interrupts %s", 1 << edx,
+		      ecx & TALLY_STATUS_ECX_PMI_EXACT ? L"to the instruction"
+						       : L"at the next exit");
 	else if (ebx == TALLY_BACKEND_CLOCK)
 		Print(L", not exact: this machine has neither a PMU nor an instruction clock, so "
 		      L"TSC ticks are "
@@ -120,8 +122,18 @@ static EFI_STATUS start_next(EFI_HANDLE image, EFI_LOADED_IMAGE *self)
 		path[i] = (CHAR16)config.next[i];
 	path[i] = 0;
 	device_path = FileDevicePath(self->DeviceHandle, path);
+	next = NULL;
 	status = device_path ? BS->LoadImage(FALSE, image, device_path, NULL, 0, &next)
 			     : EFI_OUT_OF_RESOURCES;
+	if (status == EFI_ACCESS_DENIED || status == EFI_SECURITY_VIOLATION) {
+		SAY(L"next=%s is not trusted by this firmware (%r): with Secure Boot on it must be "
+		    L"signed by a key in db, as tallyvisor.efi is; going on without it",
+		    path, status);
+		/* with the second error it is loaded, and only not to be started */
+		if (next)
+			BS->UnloadImage(next);
+		return status;
+	}
 	if (EFI_ERROR(status)) {
 		SAY(L"next=%s cannot be loaded (%r): a path on the volume of tallyvisor.efi to a "
 		    L"UEFI program is "

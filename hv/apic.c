@@ -10,26 +10,6 @@
 #include "x86/cr.h"
 #include "x86/msr.h"
 
-static volatile u32 *apic_register(const struct vcpu *v, u64 base, u32 reg)
-{
-	return guest_at(&v->mem, (base & APIC_BASE_ADDRESS) + reg);
-}
-
-u32 apic_read(const struct vcpu *v, u64 base, u32 reg)
-{
-	if (base & APIC_BASE_X2)
-		return (u32)cpu_rdmsr(APIC_X2_MSR(reg));
-	return *apic_register(v, base, reg);
-}
-
-void apic_write(const struct vcpu *v, u64 base, u32 reg, u32 value)
-{
-	if (base & APIC_BASE_X2)
-		cpu_wrmsr(APIC_X2_MSR(reg), value);
-	else
-		*apic_register(v, base, reg) = value;
-}
-
 /* Tries, then lets go: an IPI that the other CPU cannot take must not stop this one. */
 #define PENDING_TRIES 1000
 
@@ -58,6 +38,12 @@ static u32 read_id(const struct vcpu *v, u64 base)
 	return base & APIC_BASE_X2 ? id : id >> APIC_XAPIC_ID_SHIFT;
 }
 
+/* Not by the shorthand, which is for fixed interrupts only (§16.5). */
+void apic_send_to_self(const struct vcpu *v, u64 base, u32 command)
+{
+	apic_send(v, base, read_id(v, base), command);
+}
+
 /* What others need to know of this CPU's APIC to address it, and what exits. */
 void apic_moved(struct vcpu *v)
 {
@@ -75,7 +61,8 @@ void apic_moved(struct vcpu *v)
 	}
 	if (page == apic->trapped)
 		return;
-	apic->leaf = memory_trap_page(v->npt, page);
+	apic->leaf = memory_own_entry(v->npt, page);
+	*apic->leaf &= ~PTE_W;
 	apic->trapped = page;
 	v->shadow.trapped = page;
 	shadow_flush_all(&v->shadow);
@@ -86,6 +73,7 @@ void apic_moved(struct vcpu *v)
 void apic_init(struct vcpu *v)
 {
 	v->apic.trapped = APIC_NO_PAGE;
+	v->apic.leaf = memory_own_entry(v->npt, APIC_DEFAULT_PAGE);
 	if (!v->smp)
 		return;
 	nested_intercept_msr_write(v, APIC_X2_MSR(APIC_ICR));

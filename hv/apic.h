@@ -7,15 +7,36 @@
 #ifndef TALLY_HV_APIC_H
 #define TALLY_HV_APIC_H
 
+#include "hv/cpu.h"
 #include "hv/vcpu.h"
 #include "x86/apic.h"
+#include "x86/msr.h"
 
-/* A register of this CPU's APIC, by its offset in the page; `base` is MSR_APIC_BASE. */
-u32 apic_read(const struct vcpu *v, u64 base, u32 reg);
-void apic_write(const struct vcpu *v, u64 base, u32 reg, u32 value);
+/* A register of this CPU's APIC, by its offset in the page; `base` is MSR_APIC_BASE, for the mode and the page. */
+static inline volatile u32 *apic_register(const struct vcpu *v, u64 base, u32 reg)
+{
+	return guest_at(&v->mem, (base & APIC_BASE_ADDRESS) + reg);
+}
+
+static inline u32 apic_read(const struct vcpu *v, u64 base, u32 reg)
+{
+	if (base & APIC_BASE_X2)
+		return (u32)cpu_rdmsr(APIC_X2_MSR(reg));
+	return *apic_register(v, base, reg);
+}
+
+static inline void apic_write(const struct vcpu *v, u64 base, u32 reg, u32 value)
+{
+	if (base & APIC_BASE_X2)
+		cpu_wrmsr(APIC_X2_MSR(reg), value);
+	else
+		*apic_register(v, base, reg) = value;
+}
 
 /* `command` of an ICR to the CPU with that APIC ID; what the guest has in its ICR's high half stays. */
 void apic_send(const struct vcpu *v, u64 base, u32 id, u32 command);
+/* The same to this CPU. */
+void apic_send_to_self(const struct vcpu *v, u64 base, u32 command);
 
 /* Once on each CPU, before its first VMRUN. */
 void apic_init(struct vcpu *v);

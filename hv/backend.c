@@ -65,6 +65,19 @@ static u64 probe_swint(struct vcpu *v)
 	return v->clock.now;
 }
 
+/* For apic_timer_probe(). */
+static u64 run_interrupted(struct vcpu *v)
+{
+	u64 code;
+
+	vmcb_set_intercept(&stub_vmcb.control, INTERCEPT(INTR));
+	vcpu_set_host_if(v, true);
+	code = run_stub_to_exit(v, stub_1000);
+	vcpu_set_host_if(v, false);
+	vmcb_clr_intercept(&stub_vmcb.control, INTERCEPT(INTR));
+	return code == VMEXIT_INTR ? stub_vmcb.save.rip - (u64)(uintptr_t)stub_1000 : ~0ull;
+}
+
 static void set_stub_cpl(u8 cpl)
 {
 	struct vmcb_save *s = &stub_vmcb.save;
@@ -422,8 +435,10 @@ static void use_clock(struct vcpu *v, enum svme0_rule rule)
 	v->pmu.has_v2 = true;
 	intercept_all(v);
 	if (exact)
-		log_info("event=pmu backend=clock exact=1 shift=%d overhead_ticks=%lu why=\"%s\"",
-			 shift, v->clock_overhead, decision.why);
+		log_info("event=pmu backend=clock exact=1 shift=%d overhead_ticks=%lu pmi=%s "
+			 "lead_ticks=%lu why=\"%s\"",
+			 shift, v->clock_overhead, v->apic_timer.usable ? "exact" : "next-exit",
+			 v->apic_timer.lead + 1, decision.why);
 	else
 		log_warn("event=pmu backend=clock exact=0 why=\"%s\" note=\"%s\"", decision.why,
 			 shift >= 0 ? "the clock is one for all CPUs: each counts what the others "
@@ -484,6 +499,8 @@ static void decide(struct vcpu *v, const struct config *config)
 	if (decision.shift >= 0) {
 		decision.clock_overhead = v->clock_overhead;
 		decision.swint_ticks = probe_swint(v);
+		if (!v->smp)
+			apic_timer_probe(v, (unsigned int)decision.shift, run_interrupted);
 	}
 	decision.backend = choose_backend(v, config->pmu);
 	end_stubs(v);
@@ -673,6 +690,8 @@ void backend_selector_written(struct vcpu *v)
 		     v->pmu.reprogram_pmc_on_cpl_change)) {
 		interrupts_choose(v, v->pmu.enabled & v->clock.interrupting);
 		track_begin(v);
+		if (v->special & SPECIAL_PMI)
+			apic_timer_entry(v); /* this may not be an exit that does so at its end */
 	}
 	unsupported = v->pmu.enabled & ~(v->clock.countable | v->unsupported_logged);
 	if (unlikely(unsupported))

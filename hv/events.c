@@ -84,6 +84,13 @@ u32 exit_init(struct vcpu *v)
 	return RESUME;
 }
 
+/* Intercepted only where SMM is emulated, see nested_init(): L0 takes it, as a CPU in which SMM is locked does. */
+u32 exit_smi(struct vcpu *v)
+{
+	events_take(v, false);
+	return RESUME;
+}
+
 /* FS, GS, TR and LDTR are in the CPU, and move by VMSAVE and VMLOAD. */
 static void reset_l1(struct vcpu *v)
 {

@@ -34,6 +34,7 @@ static const struct exit_entry exits[] = {
 	[VMEXIT_EXCEPTION(0)... VMEXIT_EXCEPTION(31)] = {exit_exception, NO_LENGTH},
 	[VMEXIT_INTR] = {exit_intr, NO_LENGTH},
 	[VMEXIT_NMI] = {exit_nmi, NO_LENGTH},
+	[VMEXIT_SMI] = {exit_smi, NO_LENGTH},
 	[VMEXIT_INIT] = {exit_init, NO_LENGTH},
 	[VMEXIT_VINTR] = {exit_intr, NO_LENGTH},
 	[VMEXIT_IRET] = {exit_iret, NO_LENGTH},
@@ -360,6 +361,8 @@ static u32 handle(struct vcpu *v, u64 code)
 /* First at an exit: what the VMCB had for this one VMRUN. */
 static NOINLINE void undo(struct vcpu *v)
 {
+	if (v->special & SPECIAL_PMI)
+		apic_timer_exit(v);
 	if (v->special & SPECIAL_TRACK)
 		track_exit(v);
 	if (v->special & SPECIAL_SOFT_EVENT)
@@ -378,6 +381,16 @@ static NOINLINE void prepare(struct vcpu *v, u64 code)
 		ipi_wait_for_sipi(v);
 	if (v->special & SPECIAL_TRACK)
 		track_entry(v);
+	if (v->special & SPECIAL_PMI)
+		apic_timer_entry(v);
+}
+
+/* Exits that L0 has made itself, and has dealt with. */
+static NOINLINE bool own_exit(struct vcpu *v)
+{
+	if ((v->special & SPECIAL_PMI) && apic_timer_own_exit(v))
+		return true;
+	return (v->special & SPECIAL_STEP) && step_exit(v);
 }
 
 /* Any exit at all. */
@@ -387,7 +400,8 @@ void vcpu_exit_special(struct vcpu *v)
 	bool hardware_pmu = v->hardware_pmu;
 
 	record(v, code, exit_slot(code), v->vmcb->save.rip);
-	if (unlikely(v->special & (SPECIAL_TRACK | SPECIAL_SOFT_EVENT | SPECIAL_VIRQ)))
+	if (unlikely(v->special &
+		     (SPECIAL_TRACK | SPECIAL_SOFT_EVENT | SPECIAL_VIRQ | SPECIAL_PMI)))
 		undo(v);
 	if (unlikely(v->special & SPECIAL_ENTRY)) {
 		v->vmcb->control.tlb_control = TLB_CONTROL_NONE;
@@ -398,13 +412,14 @@ void vcpu_exit_special(struct vcpu *v)
 		halt_end(v);
 	if (unlikely(code == VMEXIT_CR_READ(0) && v->cr_read_quirk))
 		code = exit_which_cr_read(v);
-	if (unlikely(v->special & SPECIAL_STEP) && step_exit(v))
-		; /* L0's own */
+	if (unlikely(v->special & (SPECIAL_STEP | SPECIAL_PMI)) && own_exit(v))
+		;
 	else if (vcpu_in_l2(v) && nested_wants(v, code))
 		reflect(v, code);
 	else
 		apply(v, handle(v, code), hardware_pmu);
-	if (unlikely(v->special & (SPECIAL_INIT | SPECIAL_NMI | SPECIAL_TRACK | SPECIAL_FLAW)))
+	if (unlikely(v->special &
+		     (SPECIAL_INIT | SPECIAL_NMI | SPECIAL_TRACK | SPECIAL_FLAW | SPECIAL_PMI)))
 		prepare(v, code);
 	if (hardware_pmu)
 		settle_ticks(v);

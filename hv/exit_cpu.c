@@ -22,6 +22,7 @@ static NOINLINE void cpuid_own(const struct vcpu *v, u32 leaf, struct cpuid_leaf
 			TALLY_ABI_VERSION, v->backend,
 			(vcpu_counts_exactly(v) ? TALLY_STATUS_ECX_EXACT : 0) |
 				(v->pmu.rule == SVME0_COUNT ? TALLY_STATUS_ECX_SVME0_COUNT : 0) |
+				(vcpu_interrupts_exactly(v) ? TALLY_STATUS_ECX_PMI_EXACT : 0) |
 				v->depth << 8 | v->lowest_backend << 16,
 			v->clock.shift};
 		break;

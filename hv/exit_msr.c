@@ -94,6 +94,7 @@ static u32 write_apic_base(struct vcpu *v, u64 value)
 			  value);
 		return INJECT_GP;
 	}
+	apic_timer_give_back(v);
 	if (!cpu_wrmsr_safe(MSR_APIC_BASE, value))
 		return INJECT_GP;
 	apic_moved(v);

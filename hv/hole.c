@@ -10,6 +10,7 @@
 #include "hv/log.h"
 #include "hv/memory.h"
 #include "hv/vcpu.h"
+#include "x86/apic.h"
 #include "x86/cr.h"
 
 /* So many lines for each kind of touch and level: one that a guest repeats at will must not hide the others. */
@@ -142,10 +143,30 @@ static void redeliver(struct vcpu *v)
 	c->int_ctl = merge_int_ctl_left(c);
 }
 
+/* On L1's nested tables: what is not there is our memory, and at times the APIC's page; that may be read-only, too. */
+static NOINLINE u32 l1_fault(struct vcpu *v)
+{
+	u64 gpa = v->vmcb->control.exit_info_2;
+	bool write = v->vmcb->control.exit_info_1 & PFERR_W;
+	u64 *leaf;
+
+	if (apic_timer_fault(v, gpa))
+		return RESUME;
+	if (write && apic_traps(v, gpa))
+		return apic_exit_write(v, gpa, v->apic.leaf);
+	if (!vcpu_names_hole(v, gpa, 1, write ? "write" : "read"))
+		vcpu_shutdown(v, "nested-page-fault");
+	leaf = memory_open_hole(v->npt, gpa);
+	if (write)
+		hole_write(v, leaf);
+	return RESUME;
+}
+
 u32 exit_npf(struct vcpu *v)
 {
 	struct vmcb_control *c = &v->vmcb->control;
 	u64 gpa = c->exit_info_2;
+	u32 verdict = RESUME;
 
 	if (vcpu_in_l2(v) && v->nested.space) {
 		struct shadow_fault fault;
@@ -163,11 +184,13 @@ u32 exit_npf(struct vcpu *v)
 			hole_write(v, fault.leaf);
 			break;
 		case SHADOW_TRAP_WRITE:
-			if (apic_exit_write(v, fault.l1_gpa, fault.leaf) == ADVANCE)
-				return ADVANCE;
+			verdict = apic_exit_write(v, fault.l1_gpa, fault.leaf);
 			break;
 		case SHADOW_MAPPED:
-			vcpu_names_hole(v, fault.l1_gpa, 1, "read");
+			if (vcpu_touches_hole(v, fault.l1_gpa, 1))
+				vcpu_names_hole(v, fault.l1_gpa, 1, "read");
+			if (unlikely(fault.l1_gpa / PAGE_1G == APIC_DEFAULT_PAGE / PAGE_1G))
+				apic_timer_shadowed(v, fault.l1_gpa, fault.page_bytes);
 			break;
 		}
 		if (v->nested.space->tlb_flush) {
@@ -175,21 +198,9 @@ u32 exit_npf(struct vcpu *v)
 			vcpu_flush_tlb(v);
 		}
 	} else {
-		bool write = c->exit_info_1 & PFERR_W;
-		u64 *leaf;
-
-		if (write && apic_traps(v, gpa)) {
-			if (apic_exit_write(v, gpa, v->apic.leaf) == ADVANCE)
-				return ADVANCE;
-			redeliver(v);
-			return RESUME;
-		}
-		if (!vcpu_names_hole(v, gpa, 1, write ? "write" : "read"))
-			vcpu_shutdown(v, "nested-page-fault");
-		leaf = memory_open_hole(v->npt, gpa);
-		if (write)
-			hole_write(v, leaf);
+		verdict = l1_fault(v);
 	}
-	redeliver(v);
-	return RESUME;
+	if (verdict == RESUME)
+		redeliver(v);
+	return verdict;
 }

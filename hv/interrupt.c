@@ -12,14 +12,6 @@
 #include "x86/cr.h"
 #include "x86/msr.h"
 
-/* The self shorthand is for fixed interrupts only (§16.5). */
-static void send_to_self(const struct vcpu *v, u64 base, u32 command)
-{
-	u32 id = apic_read(v, base, APIC_ID);
-
-	apic_send(v, base, base & APIC_BASE_X2 ? id : id >> APIC_XAPIC_ID_SHIFT, command);
-}
-
 static bool overflow_interrupts(struct vcpu *v)
 {
 	switch (v->backend) {
@@ -40,6 +32,7 @@ void pmi_due(struct vcpu *v)
 	u64 base = cpu_rdmsr(MSR_APIC_BASE);
 	u32 lvt;
 
+	apic_timer_exit(v); /* before there is another interrupt in the APIC */
 	if (v->special & SPECIAL_HALT)
 		halt_end(v); /* its time does not count */
 	if (!overflow_interrupts(v) || !(base & APIC_BASE_ENABLED))
@@ -51,11 +44,11 @@ void pmi_due(struct vcpu *v)
 	case APIC_DELIVERY_FIXED:
 	case APIC_DELIVERY_SMI:
 	case APIC_DELIVERY_NMI:
-		send_to_self(v, base, lvt & (APIC_DELIVERY | APIC_VECTOR));
+		apic_send_to_self(v, base, lvt & (APIC_DELIVERY | APIC_VECTOR));
 		break;
 	case APIC_DELIVERY_EXTINT:
 		/* the vector is the PIC's; QEMU would take one that is here for it */
-		send_to_self(v, base, APIC_DELIVERY_EXTINT);
+		apic_send_to_self(v, base, APIC_DELIVERY_EXTINT);
 		break;
 	default:
 		log_guest("event=pmi lvtpc=%x note=\"a reserved message type: dropped\"", lvt);
@@ -69,6 +62,10 @@ void interrupts_choose(struct vcpu *v, bool take)
 	v->interrupts_taken = take;
 	vcpu_set_l0_intercept(v, INTERCEPT(INTR), take);
 	vcpu_reset_intercepts(v);
+	if (take && vcpu_interrupts_exactly(v))
+		vcpu_set_special(v, SPECIAL_PMI);
+	else if (v->special & SPECIAL_PMI)
+		apic_timer_end(v);
 }
 
 /*

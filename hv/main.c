@@ -196,6 +196,7 @@ static void init_vcpu(struct cpu *cpu, const struct handoff *h)
 	struct vcpu *v = &cpu->vcpu;
 
 	v->special_exit = exit_special;
+	v->on_entry = vmrun_enter;
 	v->smp = h->cpus > 1;
 	v->vmcb01 = &cpu->vmcb01;
 	v->vmcb02 = &cpu->vmcb02;

@@ -71,9 +71,9 @@ u64 *memory_open_hole(struct npt *npt, u64 gpa)
 	return tables_open_hole(&tables, npt, gpa);
 }
 
-u64 *memory_trap_page(struct npt *npt, u64 gpa)
+u64 *memory_own_entry(struct npt *npt, u64 gpa)
 {
-	return tables_trap_page(&tables, npt, gpa);
+	return tables_own_entry(&tables, npt, gpa);
 }
 
 u64 memory_check_wx(void)

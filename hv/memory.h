@@ -41,8 +41,8 @@ void memory_npt_init(struct npt *npt);
 /* L1's NPT entry for a gpa in our region: maps the page of FFh from now on. Returns the 4-KByte entry. */
 u64 *memory_open_hole(struct npt *npt, u64 gpa);
 
-/* L1's NPT entry for a page below 4 GByte that it can only read from now on, instead of the last one. */
-u64 *memory_trap_page(struct npt *npt, u64 gpa);
+/* L1's NPT entry for one page below 4 GByte, which no other page has; until the next call. */
+u64 *memory_own_entry(struct npt *npt, u64 gpa);
 
 /* No page of L0's address space is writable and executable: 0, or an address that is. */
 u64 memory_check_wx(void);

@@ -88,6 +88,12 @@ void nested_init(struct vcpu *v)
 	init_msrpms(v);
 	for (unsigned int i = 0; i < ARRAY_SIZE(always); i++)
 		vcpu_set_l0_intercept(v, always[i], true);
+	/*
+	 * SMM is the machine's business. But QEMU's TCG leaves the intercepts of the guest in force in SMM, so that the
+	 * handler's first WRMSR would exit: there, and under any hypervisor, L0 lets the SMI in itself.
+	 */
+	if (cpu_cpuid(CPUID_FEATURES, 0).ecx & CPUID_1_ECX_HYPERVISOR)
+		vcpu_set_l0_intercept(v, INTERCEPT(SMI), true);
 	vcpu_set_l0_intercept(v, INTERCEPT(NMI), v->smp);
 	v->vmcb01->control.msrpm_base_pa = memory_hpa(v->msrpm01);
 	c->msrpm_base_pa = memory_hpa(v->msrpm02);

@@ -48,6 +48,7 @@ enum gpr {
 #define SPECIAL_INIT BIT(6)   /* the same for an INIT */
 #define SPECIAL_TRACK BIT(7)  /* a counter asks for the CPL: hv/track.c */
 #define SPECIAL_VIRQ BIT(8)   /* an interrupt that L0 took is L1's V_IRQ */
+#define SPECIAL_PMI BIT(10)   /* a counter has INT: hv/apic_timer.c */
 #define SPECIAL_ENTRY BIT(4)  /* EVENTINJ or TLB_CONTROL were set for one VMRUN */
 #define SPECIAL_FLAW BIT(9)   /* for tests: VMRUN is not counted, PMU_FLAW_NO_VMRUN_TICK */
 #define SPECIAL_WATCH BIT(15) /* exits are recorded: trace_watch() */
@@ -138,11 +139,11 @@ struct shadow_memory {
 
 #define APIC_NO_PAGE (~0ull)
 
-/* With more than one CPU: the APIC as others address it, and its page, which L1 can only read. */
+/* The guest's APIC; with more than one CPU as others address it, and its page, which L1 can only read. */
 struct apic_trap {
 	struct apic_identity own;
 	u64 trapped; /* gpa, or APIC_NO_PAGE */
-	u64 *leaf;   /* its entry in L1's nested tables */
+	u64 *leaf;   /* L1's nested tables' entry of the page, or of the default one */
 	u32 stepped; /* the register that an instruction writes on the sink page, */
 	bool step;   /* if so */
 };
@@ -162,6 +163,7 @@ struct vcpu {
 	void (*ordinary_exit)(struct vcpu *v);
 	void (*special_exit)(struct vcpu *v);
 	void (*on_exit)(struct vcpu *v); /* called at #VMEXIT; chosen by vcpu_set_special() */
+	void (*on_entry)(void);		 /* jumped to after that: vmrun_enter[_armed] */
 	u64 halt_now;			 /* clock.now when the guest was let into HLT */
 	u64 halt_rip;
 	struct pmu_clock clock;
@@ -212,6 +214,24 @@ struct vcpu {
 	unsigned int hole_leaves;
 	bool step_tf;
 	bool step_iret; /* the instruction loads TF itself */
+
+	struct apic_timer {
+		/* what vmrun_enter_armed looks at, in ticks */
+		u64 lead;  /* from the write of TMICT to the guest, less 1 */
+		u64 limit; /* of the guest's time, when the timer is wanted for something else */
+		volatile u32 *count_at;
+		u64 until; /* clock.now when it fires */
+
+		bool usable;   /* probed: it ends VMRUN at the instruction that it is set for */
+		bool trapped;  /* accesses of the guest to the APIC exit */
+		bool borrowed; /* LVTT, TMICT and TDCR are ours; the guest's are these: */
+		u32 lvt, count, divide;
+		u64 due;	 /* when its timer is, by the TSC; 0: it does not run */
+		u32 given;	 /* the count that the guest was given back last */
+		bool armed;	 /* for the next VMRUN */
+		bool fired;	 /* since */
+		bool l2_reaches; /* a shadow table has had the APIC's page: L2 may go unseen */
+	} apic_timer;
 
 	struct track {
 		bool armed;	 /* the VMCB that runs has what follows changed */
@@ -268,6 +288,8 @@ enum verdict {
 
 /* vmrun.asm */
 NORETURN void vmrun_loop(struct vcpu *v);
+void vmrun_enter(void); /* parts of vmrun_loop, for on_entry */
+void vmrun_enter_armed(void);
 NORETURN void vmrun_loop_switched(struct vcpu *v); /* the same for the backend `switched` */
 void vmrun_probe(struct vcpu *v, void (*loop)(struct vcpu *));
 void event_window(void);
@@ -333,6 +355,24 @@ void pmi_due(struct vcpu *v); /* vmrun.asm */
 /* Physical interrupts exit, and L0 takes them for the guest that runs: as long as a counter has INT. */
 void interrupts_passed_on(struct vcpu *v); /* at the exit of SPECIAL_VIRQ */
 void interrupts_choose(struct vcpu *v, bool take);
+
+/* apic_timer.c */
+/* First and last of an exit with SPECIAL_PMI. */
+void apic_timer_exit(struct vcpu *v);
+void apic_timer_entry(struct vcpu *v);
+/* Whether it is the timer that has ended this VMRUN: then nobody else is to hear of it. */
+bool apic_timer_own_exit(const struct vcpu *v);
+/* No counter has INT any more. */
+void apic_timer_end(struct vcpu *v);
+/* The guest must find its own timer in the APIC: before L0 accesses that for it. */
+void apic_timer_give_back(struct vcpu *v);
+/* A nested page fault at the APIC's page that is there because of SPECIAL_PMI: true if it is dealt with. */
+bool apic_timer_fault(struct vcpu *v, u64 gpa);
+/* L2 gets this range of L1's memory by shadow tables. */
+void apic_timer_shadowed(struct vcpu *v, u64 gpa, u64 bytes);
+/* At boot, after calibrate_clock(): apic_timer.usable. `run` runs a guest of 1000 NOPs, with physical interrupts
+ * intercepted and let in: how many it was let execute. */
+void apic_timer_probe(struct vcpu *v, unsigned int shift, u64 (*run)(struct vcpu *));
 
 /* events.c */
 void halt_end(struct vcpu *v);
@@ -409,6 +449,7 @@ u32 exit_let_in(struct vcpu *v);
 u32 exit_iret(struct vcpu *v);
 u32 exit_nmi(struct vcpu *v);
 u32 exit_init(struct vcpu *v);
+u32 exit_smi(struct vcpu *v);
 u32 exit_intr(struct vcpu *v);
 u32 exit_cr_read(struct vcpu *v);
 u32 exit_cr8_write(struct vcpu *v);
@@ -499,6 +540,12 @@ static inline bool vcpu_counts_exactly(const struct vcpu *v)
 	default:
 		return v->clock.exact;
 	}
+}
+
+/* Whether an overflow interrupts at the instruction that overflows. */
+static inline bool vcpu_interrupts_exactly(const struct vcpu *v)
+{
+	return v->backend == TALLY_BACKEND_CLOCK && v->apic_timer.usable;
 }
 
 /* Counters that run now. */

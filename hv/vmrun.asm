@@ -69,15 +69,19 @@ vmrun_loop:
 	mov	r13, GPR(13)
 	mov	r14, GPR(14)
 	mov	r15, GPR(15)
-.enter:
+	jmp	[rsp + VCPU_ON_ENTRY]
+
+; One of the values of vcpu.on_entry: the ordinary one.
+global vmrun_enter
+vmrun_enter:
 	cmp	qword [rsp + VCPU_CLOCK_COUNTING], 0
-	jne	.enter_clock
+	jne	.clock
 	VMRUN_GUEST
 	mov	rdi, rsp
 	call	[rsp + VCPU_ON_EXIT]
-	jmp	.enter
+	jmp	[rsp + VCPU_ON_ENTRY]
 
-.enter_clock:
+.clock:
 	READ_TSC
 	sub	[rsp + VCPU_CLOCK_NOW], rax
 	VMRUN_GUEST
@@ -90,12 +94,27 @@ vmrun_loop:
 	jae	.due
 .handle:
 	call	[rsp + VCPU_ON_EXIT]
-	jmp	.enter
+	jmp	[rsp + VCPU_ON_ENTRY]
 
 .due:
 	call	pmi_due
 	mov	rdi, rsp
 	jmp	.handle
+
+; The other: starts the APIC's timer first, for clock.deadline or for apic_timer.limit, whichever comes first
+; (hv/apic_timer.c). What is executed from the write to VMRUN is apic_timer.lead: nothing there may depend on anything.
+global vmrun_enter_armed
+vmrun_enter_armed:
+	xor	edx, edx
+	mov	rax, [rsp + VCPU_CLOCK_DEADLINE]
+	sub	rax, [rsp + VCPU_CLOCK_NOW]
+	cmovb	rax, rdx
+	cmp	rax, [rsp + VCPU_TIMER_LIMIT]
+	cmova	rax, [rsp + VCPU_TIMER_LIMIT]
+	add	rax, [rsp + VCPU_TIMER_LEAD]
+	mov	rcx, [rsp + VCPU_TIMER_COUNT_AT]
+	mov	[rcx], eax
+	jmp	vmrun_enter.clock
 
 ; Starts or stops the counters of the backend `switched`, as its list says; the same number of instructions for the same
 ; number of writes. Leaves no register.

@@ -32,6 +32,7 @@ void platform_probe(void)
 		platform.depth = TALLY_STATUS_DEPTH(status.ecx);
 		platform.lowest_backend = TALLY_STATUS_LOWEST_BACKEND(status.ecx);
 		platform.exact = status.ecx & TALLY_STATUS_ECX_EXACT;
+		platform.pmi_exact = status.ecx & TALLY_STATUS_ECX_PMI_EXACT;
 		platform.svme0_count = status.ecx & TALLY_STATUS_ECX_SVME0_COUNT;
 	}
 }

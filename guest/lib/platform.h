@@ -12,6 +12,7 @@ struct platform {
 	bool svm;
 	bool pmu;	  /* AMD core PMU with the extended counters */
 	bool exact;	  /* retired-instruction counts are exact, says the hypervisor */
+	bool pmi_exact;	  /* an overflow interrupts at its instruction, says the hypervisor */
 	bool svme0_count; /* the hypervisor runs with svme0=count */
 	bool long_1g;
 	u32 backend;	    /* enum tally_backend; TALLY_BACKEND_OFF when bare */

@@ -21,6 +21,10 @@ void offsets(void)
 	OFFSET(VCPU_NMI_SEEN, nmi_seen);
 	OFFSET(VCPU_INIT_SEEN, init_seen);
 	OFFSET(VCPU_IRQ_SEEN, irq_seen);
+	OFFSET(VCPU_ON_ENTRY, on_entry);
+	OFFSET(VCPU_TIMER_LEAD, apic_timer.lead);
+	OFFSET(VCPU_TIMER_LIMIT, apic_timer.limit);
+	OFFSET(VCPU_TIMER_COUNT_AT, apic_timer.count_at);
 	OFFSET(VCPU_VMCB, vmcb);
 	OFFSET_IN(vmcb, VMCB_CPL, save.cpl);
 	OFFSET(VCPU_SWITCHED_WRITES, switched.writes);

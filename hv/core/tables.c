@@ -59,16 +59,17 @@ static int identity(struct tables *t, u64 *root, unsigned int bits, u64 **low)
 	return 0;
 }
 
-static int split_first_2m(struct tables *t, u64 *pd)
+/* 4-KByte entries for the 2 MByte around gpa, below 4 GByte, of L1's; the one of gpa, or NULL. */
+static u64 *split_2m(struct tables *t, u64 gpa)
 {
 	u64 *pt = table(t);
 
 	if (!pt)
-		return -E_NOMEM;
+		return NULL;
 	for (u64 i = 0; i < 512; i++)
-		pt[i] = i * PAGE_SIZE | LEAF;
-	pd[0] = pointer(t, pt, TABLE);
-	return 0;
+		pt[i] = (ALIGN_DOWN(gpa, PAGE_2M) + i * PAGE_SIZE) | LEAF;
+	t->npt_low[gpa / PAGE_1G][gpa % PAGE_1G / PAGE_2M] = pointer(t, pt, TABLE);
+	return &pt[gpa % PAGE_2M / PAGE_SIZE];
 }
 
 /* L0's image at core.va, each part with its one permission; the rest of the region with 2-MByte pages. */
@@ -115,7 +116,7 @@ int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa)
 	core_hole = table(t);
 	if (!t->npt || !t->core_root || !core_hole ||
 	    identity(t, t->npt, bits, t->npt_low) || identity(t, t->core_root, bits, core_low) ||
-	    split_first_2m(t, t->npt_low[0]) || map_core(t))
+	    !split_2m(t, 0) || map_core(t))
 		return -E_NOMEM;
 	for (u64 i = 0; i < 512; i++)
 		core_hole[i] = hole_page_hpa | PTE_P | PTE_A | PTE_D;
@@ -150,23 +151,21 @@ u64 *tables_open_hole(const struct tables *t, struct npt *npt, u64 gpa)
 	return &npt->hole[gpa % PAGE_2M / PAGE_SIZE];
 }
 
-u64 *tables_trap_page(const struct tables *t, struct npt *npt, u64 gpa)
+u64 *tables_own_entry(const struct tables *t, struct npt *npt, u64 gpa)
 {
 	u64 *entry = &npt->low[gpa / PAGE_1G][gpa % PAGE_1G / PAGE_2M];
-	u64 *trap = &npt->trap[gpa % PAGE_2M / PAGE_SIZE];
 
-	if (npt->trap_entry)
-		*npt->trap_entry = npt->trap_was;
-	npt->trap_entry = entry;
-	npt->trap_was = *entry;
+	if (npt->own_entry)
+		*npt->own_entry = npt->own_was;
+	npt->own_entry = entry;
+	npt->own_was = *entry;
 	if (*entry & PTE_PS)
 		for (u64 i = 0; i < 512; i++)
-			npt->trap[i] = (*entry & ~PTE_PS) + i * PAGE_SIZE;
+			npt->own[i] = (*entry & ~PTE_PS) + i * PAGE_SIZE;
 	else
-		__builtin_memcpy(npt->trap, table_at(t, *entry), PAGE_SIZE);
-	*entry = pointer(t, npt->trap, TABLE);
-	*trap &= ~PTE_W;
-	return trap;
+		__builtin_memcpy(npt->own, table_at(t, *entry), PAGE_SIZE);
+	*entry = pointer(t, npt->own, TABLE);
+	return &npt->own[gpa % PAGE_2M / PAGE_SIZE];
 }
 
 int tables_guard(struct tables *t, const void *page)

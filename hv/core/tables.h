@@ -31,9 +31,9 @@ struct npt {
 	u64 pdpt[512]; /* of the first 512 GByte */
 	u64 low[LOW_GIGABYTES][512];
 	u64 hole[512]; /* 512 times the page of FFh */
-	u64 trap[512]; /* the 2 MByte with the page of tables_trap_page() */
-	u64 *trap_entry; /* what points to that, */
-	u64 trap_was;	 /* and what stood there; NULL: no such page */
+	u64 own[512];	/* the 2 MByte with the page of tables_own_entry() */
+	u64 *own_entry; /* what points to that, */
+	u64 own_was;	/* and what stood there; NULL: no such page */
 	u64 unused[510];
 };
 
@@ -63,8 +63,8 @@ void tables_npt_init(const struct tables *t, struct npt *npt);
 /* From now on that L1 finds the page of FFh at gpa, read-only, in the 2 MByte of the region around it. Returns the entry. */
 u64 *tables_open_hole(const struct tables *t, struct npt *npt, u64 gpa);
 
-/* One page below 4 GByte that L1 can read and not write, instead of the last one. Returns its entry. */
-u64 *tables_trap_page(const struct tables *t, struct npt *npt, u64 gpa);
+/* One page below 4 GByte gets an entry of its own, instead of the last one that had. Returns the entry. */
+u64 *tables_own_entry(const struct tables *t, struct npt *npt, u64 gpa);
 
 /* Takes a page of the region away from L0. 0, or -E_NOMEM. */
 int tables_guard(struct tables *t, const void *page);

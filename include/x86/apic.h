@@ -10,6 +10,7 @@
 #define APIC_BASE_X2 BIT(10)
 #define APIC_BASE_ENABLED BIT(11)
 #define APIC_BASE_ADDRESS BITS(51, 12)
+#define APIC_DEFAULT_PAGE 0xfee00000u
 /* Offsets in the APIC's page; in x2APIC mode each is an MSR. */
 #define APIC_X2_MSR(reg) (0x800u + (reg) / 16)
 #define APIC_ID 0x20u
@@ -29,6 +30,7 @@
 #define APIC_LVT_LINT1 0x360u
 #define APIC_LVT_ERROR 0x370u
 #define APIC_TIMER_COUNT 0x380u
+#define APIC_TIMER_CURRENT 0x390u
 #define APIC_TIMER_DIVIDE 0x3e0u
 
 /* ICR and LVT */
@@ -50,7 +52,10 @@
 #define APIC_ICR_OTHERS BITS(19, 18)
 #define APIC_LVT_MASKED BIT(16)
 #define APIC_LVT_PERIODIC BIT(17)
+#define APIC_LVT_TSC_DEADLINE BIT(18)
 #define APIC_DIVIDE_BY_1 0xbu
+/* SVR */
+#define APIC_SVR_ENABLED BIT(8)
 
 /* In the ID and LDR registers and ICR's high half, outside x2APIC mode. */
 #define APIC_XAPIC_ID_SHIFT 24
