@@ -241,7 +241,7 @@ core_entry:
 ; NORETURN void core_leave_boot_stack(struct vcpu *, u32 *entered): from here on the next CPU may come.
 global core_leave_boot_stack
 core_leave_boot_stack:
-	mov	rsp, rdi
+	lea	rsp, [rdi - STACK_BYTES / 2]	; the run loop, which the trials go through, uses the other half
 	inc	dword [rsi]
 	call	core_run
 
