@@ -53,12 +53,12 @@ void apic_moved(struct vcpu *v)
 	if (!v->smp)
 		return;
 	apic->own.x2 = base & APIC_BASE_X2;
-	apic->own.enabled = base & APIC_BASE_ENABLED;
-	if (apic->own.enabled) {
+	if (base & APIC_BASE_ENABLED) {
 		apic->own.id = read_id(v, base);
 		apic->own.ldr = apic_read(v, base, APIC_LDR);
 		apic->own.dfr = apic->own.x2 ? ~0u : apic_read(v, base, APIC_DFR);
 	}
+	ipi_reachable(v, base & APIC_BASE_ENABLED);
 	if (page == apic->trapped)
 		return;
 	apic->leaf = memory_own_entry(v->npt, page);

@@ -15,10 +15,15 @@ void ipi_wake(struct vcpu *v, const struct vcpu *to)
 	apic_send(v, cpu_rdmsr(MSR_APIC_BASE), to->apic.own.id, APIC_DELIVERY_NMI);
 }
 
+static bool is_reachable(const struct vcpu *to)
+{
+	return __atomic_load_n(&to->apic.own.enabled, __ATOMIC_ACQUIRE);
+}
+
 /* One NMI at a time: the CPU would make one of two, and the second of ours would look like L1's. */
 static void kick(struct vcpu *v, struct vcpu *to)
 {
-	if (!__atomic_exchange_n(&to->kicked, true, __ATOMIC_ACQ_REL))
+	if (is_reachable(to) && !__atomic_exchange_n(&to->kicked, true, __ATOMIC_ACQ_REL))
 		ipi_wake(v, to);
 }
 
@@ -121,7 +126,8 @@ void ipi_ask_all(struct vcpu *v, u32 request)
 	for (u32 i = 0; i < cpus_count(); i++) {
 		const struct vcpu *to = &cpus_at(i)->vcpu;
 
-		while (to != v && (__atomic_load_n(&to->mail, __ATOMIC_ACQUIRE) & request)) {
+		while (to != v && is_reachable(to) &&
+		       (__atomic_load_n(&to->mail, __ATOMIC_ACQUIRE) & request)) {
 			ipi_serve(v);
 			cpu_pause();
 		}
@@ -151,4 +157,15 @@ void ipi_stop_others(struct vcpu *v)
 	for (u32 i = 0; i < cpus_count(); i++)
 		if (&cpus_at(i)->vcpu != v && v->apic.own.enabled)
 			ask(v, &cpus_at(i)->vcpu, (u32)IPI_STOP);
+}
+
+void ipi_reachable(struct vcpu *v, bool reachable)
+{
+	if (v->apic.own.enabled == reachable)
+		return;
+	__atomic_store_n(&v->apic.own.enabled, reachable, __ATOMIC_RELEASE);
+	if (reachable) {
+		__atomic_store_n(&v->kicked, false, __ATOMIC_RELEASE); /* that NMI is lost */
+		ipi_serve(v);
+	}
 }

@@ -15,6 +15,9 @@ bool ipi_command(struct vcpu *v, u64 icr);
 /* The NMI alone, for a CPU in nmi_wait(). */
 void ipi_wake(struct vcpu *v, const struct vcpu *to);
 
+/* Whether this CPU's APIC is on: without, no NMI comes, nobody waits for it, and what is asked of it is done afterwards. */
+void ipi_reachable(struct vcpu *v, bool reachable);
+
 /* After an NMI that L0 took: does what others asked for. True if it was for that. */
 bool ipi_receive(struct vcpu *v);
 
