@@ -229,6 +229,43 @@ static void check_l2_user(void)
 	check_l2(COUNT_USR | EVTSEL_GUESTONLY, true, false);
 }
 
+L2_CODE(l2_reads_lvtt, ".skip 100, 0x90\n\tmov $0xfee00320, %ebx\n\tmov (%rbx), %eax\n\t"
+		       ".skip 1000, 0x90");
+static_assert(APIC_DEFAULT_PAGE + APIC_LVT_TIMER == 0xfee00320, "l2_reads_lvtt");
+
+/* L2 looks at the APIC that is L1's and its own. */
+static void l2_looks(bool npt)
+{
+	begin(PMI_VECTOR, 500);
+	apic_timer(TIMER_VECTOR, (u32)(300000 * insn_ticks));
+	l2_reset(l2_reads_lvtt);
+	if (npt)
+		l2_use_npt();
+	l2_intercept(INTERCEPT(INTR));
+	l2.vmcb.control.int_ctl = (u32)V_INTR_MASKING;
+	sti();
+	wrmsr(MSR_PERFEVTSEL(0), COUNT | EVTSEL_GUESTONLY);
+	CHECK_EQ(l2_run(), npt ? VMEXIT_VMMCALL : VMEXIT_INTR);
+	cli();
+	CHECK_EQ(l2.vmcb.save.rax, TIMER_VECTOR);
+	CHECK_EQ(pmis, 1);
+	if (!npt) /* VMRUN, 100 NOPs, and 2 instructions of 7 bytes are among the 500 */
+		CHECK_EQ(l2.vmcb.save.rip - (u64)l2_reads_lvtt, 107 + 500 - 103);
+	CHECK_EQ(timers, 0);
+	end();
+}
+
+static void check_l2_looks(void)
+{
+	l2_looks(false);
+}
+
+/* From now on the timer is not borrowed from an L2 under nested paging. */
+static void check_l2_looks_npt(void)
+{
+	l2_looks(true);
+}
+
 /* The timer's interrupt may be late by what L0 executes. */
 #define TIMER_SLACK (3000 * insn_ticks)
 
@@ -269,7 +306,7 @@ static void check_own_timer(void)
 /* Its registers, while the hypervisor has the timer. */
 static void check_registers(void)
 {
-	u64 ticks = 20000000, furthest = 0, before, after, off;
+	u64 ticks = 300000 * insn_ticks, furthest = 0, before, after, off;
 
 	begin(PMI_VECTOR, 3000);
 	start_timer(ticks);
@@ -405,6 +442,8 @@ static const struct {
 	{"the guest's timer stopped, set anew, masked; HLT", check_changed},
 	{"a thousand samples", check_thousand},
 	{"a thousand samples by NMI", check_thousand_nmi},
+	{"L2 reads the APIC", check_l2_looks},
+	{"L2 reads the APIC under nested paging", check_l2_looks_npt},
 	{"x2APIC mode: at the next exit", check_x2},
 };
 
