@@ -229,6 +229,22 @@ static void check_l2_user(void)
 	check_l2(COUNT_USR | EVTSEL_GUESTONLY, true, false);
 }
 
+/* What ends L2 for the hypervisor, when there is nothing for L1, is not L1's. */
+static void check_l2_masked(void)
+{
+	begin(PMI_VECTOR | (u32)APIC_LVT_MASKED, 500);
+	l2_reset(l2_sled);
+	l2_intercept(INTERCEPT(INTR));
+	l2.vmcb.control.int_ctl = (u32)V_INTR_MASKING;
+	sti();
+	wrmsr(MSR_PERFEVTSEL(0), COUNT | EVTSEL_GUESTONLY);
+	CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+	cli();
+	CHECK_EQ(pmis, 0);
+	CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), 1);
+	end();
+}
+
 L2_CODE(l2_reads_lvtt, ".skip 100, 0x90\n\tmov $0xfee00320, %ebx\n\tmov (%rbx), %eax\n\t"
 		       ".skip 1000, 0x90");
 static_assert(APIC_DEFAULT_PAGE + APIC_LVT_TIMER == 0xfee00320, "l2_reads_lvtt");
@@ -437,6 +453,7 @@ static const struct {
 	{"L2, its own", check_l2_own},
 	{"L2 at CPL 3, USR alone", check_l2_user},
 	{"L2 under nested paging", check_l2_npt},
+	{"L2, LVTPC masked: no #VMEXIT", check_l2_masked},
 	{"the guest's timer interrupts, once and at its time", check_own_timer},
 	{"the guest's timer reads as its own", check_registers},
 	{"the guest's timer stopped, set anew, masked; HLT", check_changed},
