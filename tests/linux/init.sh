@@ -27,6 +27,32 @@ begin() {
 	echo "# user space: $(uname -r), up $(cut -d ' ' -f 1 /proc/uptime) s"
 }
 
+# run_client PLAN ARGUMENTS...: of kvm-client; its tests become ours.
+run_client() {
+	local plan=$1 seen=0 line
+	shift
+	rm -f /client-pipe
+	mkfifo /client-pipe
+	kvm-client "$@" >/client-pipe &
+	while IFS= read -r line; do
+		case $line in
+		'ok '*) ok "${line#ok * - }" ;;
+		'not ok '*) not_ok "${line#not ok * - }" ;;
+		'1..'*) continue ;;
+		*)
+			echo "$line"
+			continue
+			;;
+		esac
+		seen=$((seen + 1))
+	done </client-pipe
+	wait $!
+	while [ "$seen" -lt "$plan" ]; do
+		not_ok 'kvm-client ended early'
+		seen=$((seen + 1))
+	done
+}
+
 # finish: shows the kernel's messages and ends QEMU through the debug-exit port.
 finish() {
 	local verdict='\020'

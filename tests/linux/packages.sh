@@ -5,6 +5,8 @@
 # packs initramfs images from them. $O is the build folder, its default is $root/build.
 
 : "${root:?}" "${suite:?}"
+# modinfo is not in every user's path.
+PATH=$PATH:/usr/sbin:/sbin
 images=$(readlink -m "${O:-$root/build}/linux")
 
 say() { echo "$suite: $*"; }
@@ -94,6 +96,26 @@ add_module() {
 	*.zst) zstd -qdc "$file" >"$3/$2.ko" ;;
 	*.gz) gzip -dc "$file" >"$3/$2.ko" ;;
 	esac
+}
+
+# add_modules TREE FOLDER NAME...: these and what they depend on, with their order in modules/order.
+add_modules() {
+	local tree=$1 dir=$2 name needed
+	shift 2
+	mkdir -p "$dir/modules"
+	for name in "$@"; do
+		[[ ! -e $dir/modules/$name.ko ]] || continue
+		add_module "$tree" "$name" "$dir/modules"
+		[[ -e $dir/modules/$name.ko ]] || continue
+		IFS=, read -r -a needed < <(modinfo -F depends "$dir/modules/$name.ko")
+		((${#needed[@]} == 0)) || add_modules "$tree" "$dir" "${needed[@]}"
+		echo "$name" >>"$dir/modules/order"
+	done
+}
+
+# build_kvm_client FILE
+build_kvm_client() {
+	gcc -O2 -static -Wall -Wextra -o "$1" "$root"/tests/linux/kvm-*.[cS]
 }
 
 # pack FOLDER FILE: uncompressed, because reading it from the disk takes no longer than inflating it.
