@@ -356,6 +356,251 @@ program guest_count
 	nop
 	hlt
 
+/* A PMU of the guest's own: see kvm-pmu.c for what each program has to count -------------------------- */
+#define MSR_PERFEVTSEL0 0xc0010200
+#define MSR_PERFCTR0 0xc0010201
+#define MSR_GLOBAL_STATUS 0xc0000300
+#define MSR_GLOBAL_CTL 0xc0000301
+#define MSR_GLOBAL_STATUS_CLR 0xc0000302
+
+	.macro write_msr index, value
+	mov	$\index, %ecx
+	mov	$\value, %eax
+	xor	%edx, %edx
+	wrmsr
+	.endm
+	.macro pair_to address
+	shl	$32, %rdx
+	or	%rdx, %rax
+	mov	%rax, \address
+	.endm
+
+/* What the guest touches for the first time exits, so it does that before it counts. */
+	.macro touch_all
+	lock orq $0, GUEST_OUT
+	lock orq $0, -8(%rsp)
+	lea	guest_image(%rip), %rax
+	lea	guest_image_end(%rip), %rbx
+1:	lock orq $0, (%rax)
+	add	$4096, %rax
+	cmp	%rbx, %rax
+	jb	1b
+	.endm
+
+/* For each { number, value } what it reads after it was written, and RDPMC's fault for a counter that is not there. */
+program guest_pmu_registers
+	mov	$GUEST_IN, %esi
+	mov	$GUEST_OUT, %edi
+	mov	$2, %r15d
+1:	mov	(%rsi), %ecx
+	jecxz	2f
+	mov	8(%rsi), %eax
+	mov	12(%rsi), %edx
+	wrmsr
+	rdmsr
+	pair_to	(%rdi)
+	add	$16, %esi
+	add	$8, %edi
+	jmp	1b
+2:	mov	$PMU_COUNTERS, %ecx
+program guest_pmu_rdpmc
+	rdpmc
+	out	%al, $PORT_DONE
+
+/* By its selector: { selector, rounds of the loop }; RDPMC, RDMSR, RDMSR of the alias. */
+program guest_pmu_selector
+	touch_all
+	mov	GUEST_IN, %rax
+	mov	%rax, %rdx
+	shr	$32, %rdx
+	mov	GUEST_IN + 8, %rbx
+	mov	%eax, %esi
+	and	$~(1 << 22), %esi
+	mov	$MSR_PERFEVTSEL0, %ecx
+	out	%al, $PORT_READY
+	wrmsr				/* starts */
+1:	dec	%rbx
+	jnz	1b
+	mov	%esi, %eax
+	wrmsr				/* stops, and is counted */
+	xor	%ecx, %ecx
+	rdpmc
+	pair_to	GUEST_OUT
+	mov	$MSR_PERFCTR0, %ecx
+	rdmsr
+	pair_to	GUEST_OUT + 8
+	mov	$0xc0010004, %ecx
+	rdmsr
+	pair_to	GUEST_OUT + 16
+	out	%al, $PORT_DONE
+
+/* By PerfCntGlobalCtl: { bitmap, rounds of the loop }; all counters by RDPMC, PerfCntGlobalStatus. */
+program guest_pmu_global
+	touch_all
+	mov	GUEST_IN, %rax
+	mov	GUEST_IN + 8, %rbx
+	xor	%edx, %edx
+	mov	$MSR_GLOBAL_CTL, %ecx
+	out	%al, $PORT_READY
+	wrmsr				/* starts */
+1:	dec	%rbx
+	jnz	1b
+	xor	%eax, %eax
+	wrmsr				/* stops, and is counted */
+	mov	$GUEST_OUT, %edi
+	xor	%ecx, %ecx
+2:	rdpmc
+	pair_to	(%rdi)
+	add	$8, %edi
+	inc	%ecx
+	cmp	$PMU_COUNTERS, %ecx
+	jb	2b
+	mov	$MSR_GLOBAL_STATUS, %ecx
+	rdmsr
+	pair_to	(%rdi)
+	out	%al, $PORT_DONE
+
+/* Counts all the time: rounds of a loop, then of CPUID. */
+program guest_pmu_run
+	mov	GUEST_IN, %rsi
+	mov	GUEST_IN + 8, %rdi
+	out	%al, $PORT_READY
+1:	dec	%rsi
+	jnz	1b
+2:	xor	%eax, %eax
+	cpuid
+	dec	%rdi
+	jnz	2b
+	out	%al, $PORT_DONE
+
+/* Counts all the time, HLT included: its timer wakes it. guest_pmu_timer is the handler. */
+program guest_pmu_halt
+	mov	GUEST_IN, %rbp
+	mov	$0xfee00000, %ebx
+	apic	0xf0, 0x1ff
+	apic	0x3e0, 0xb
+	apic	0x320, VECTOR_TIMER
+	out	%al, $PORT_READY
+1:	cli
+	apic	0x380, 1000000
+	sti
+	hlt
+	dec	%rbp
+	jnz	1b
+	cli
+	out	%al, $PORT_DONE
+
+program guest_pmu_timer
+	apic	0xb0, 0
+	iretq
+
+/* Overflows: { LVTPC, rounds, start value }; for each { the counter when it is seen, PerfCntGlobalStatus }. */
+program guest_pmu_overflow
+	mov	$0xfee00000, %ebx
+	mov	$1, %r13d
+	apic	0xf0, 0x1ff
+	mov	GUEST_IN, %rax
+	mov	%eax, 0x340(%rbx)
+	mov	GUEST_IN + 8, %rbp
+	mov	$GUEST_OUT, %edi
+	out	%al, $PORT_READY
+	sti
+1:	mov	$MSR_PERFCTR0, %ecx
+	mov	GUEST_IN + 16, %rax
+	mov	%rax, %rdx
+	shr	$32, %rdx
+	wrmsr
+	mov	GUEST_LOG, %rsi
+	write_msr MSR_GLOBAL_CTL, 1
+program guest_pmu_overflow_wait
+2:	cmp	GUEST_LOG, %rsi
+	je	2b
+program guest_pmu_overflow_seen
+	write_msr MSR_GLOBAL_CTL, 0
+	xor	%ecx, %ecx
+	rdpmc
+	pair_to	(%rdi)
+	mov	$MSR_GLOBAL_STATUS, %ecx
+	rdmsr
+	pair_to	8(%rdi)
+	write_msr MSR_GLOBAL_STATUS_CLR, 0x3f
+	add	$16, %edi
+	dec	%rbp
+	jnz	1b
+	cli
+	out	%al, $PORT_DONE
+
+/* HostOnly and GuestOnly: the guest is a hypervisor itself. { EFER with SVME, EFER without }, and a VMCB for L3. */
+	.macro modes_begin
+	out	%al, $PORT_READY
+	write_msr MSR_GLOBAL_CTL, 0xf
+	.endm
+	/* RDPMC, and back to 0 for the next time. */
+	.macro modes_end
+	write_msr MSR_GLOBAL_CTL, 0
+	call	modes_read
+	out	%al, $PORT_DONE
+	.endm
+	.macro nops
+	.rept	PMU_NOPS
+	nop
+	.endr
+	.endm
+	.macro write_efer from
+	mov	$0xc0000080, %ecx
+	mov	GUEST_IN + \from, %eax
+	xor	%edx, %edx
+	wrmsr
+	.endm
+
+program guest_pmu_modes
+	touch_all
+	modes_begin
+	nops
+	modes_end
+	write_efer 0
+	modes_begin
+	nops
+	modes_end
+	write_msr 0xc0010117, GUEST_HSAVE
+	mov	$GUEST_VMCB, %ebp
+	mov	GUEST_VMCB + 0x578, %rdi
+	mov	%rbp, %rax
+	vmrun				/* not counted: KVM makes page tables for L3 */
+	mov	%rdi, GUEST_VMCB + 0x578
+	modes_begin
+	mov	%rbp, %rax
+	vmrun
+	modes_end
+	modes_begin
+	nops
+	modes_end
+	write_efer 8
+	modes_begin
+	nops
+	modes_end
+
+modes_read:
+	mov	$GUEST_OUT, %edi
+	xor	%ebx, %ebx
+1:	mov	%ebx, %ecx
+	rdpmc
+	pair_to	(%rdi)
+	lea	(%rbx, %rbx), %ecx
+	add	$MSR_PERFCTR0, %ecx
+	xor	%eax, %eax
+	xor	%edx, %edx
+	wrmsr
+	add	$8, %edi
+	inc	%ebx
+	cmp	$4, %ebx
+	jb	1b
+	ret
+
+program guest_pmu_l3
+	nops
+	vmmcall
+
 /* Trap handlers: one every 16 bytes --------------------------------------------------------------- */
 	.balign	16
 	.globl	guest_stubs

@@ -47,6 +47,14 @@
 #define ONESHOT_ROUNDS 10
 #define PERIODIC_ROUNDS 10
 
+/* guest_pmu_*: words at GUEST_IN, what was read at GUEST_OUT. */
+#define GUEST_HSAVE 0xd000
+#define GUEST_VMCB 0xe000
+#define GUEST_L3_STACK 0xf000 /* its top */
+#define PMU_COUNTERS 6
+#define PMU_NOPS 1000
+#define VECTOR_PMI 0x80
+
 /* guest_exits: rounds of 9 CPUID and one OUT. */
 #define EXITS_PER_ROUND 10
 #define EXITS_ROUNDS 100000
