@@ -621,9 +621,9 @@ static NOINLINE void note_unsupported(struct vcpu *v, u64 counters)
 		unsigned int n = (unsigned int)__builtin_ctzll(counters);
 		const char *why = v->pmu.hw->unsupported(v->pmu.hw, v->pmu.eventsel[n]);
 
-		v->unsupported_logged |= BIT(n);
 		if (!why)
-			continue; /* USR=OS=0: counts nothing by definition */
+			continue; /* counts nothing by definition: USR=OS=0, or a CMASK that is never reached */
+		v->unsupported_logged |= BIT(n);
 		log_warn("event=pmu_unsupported counter=%u eventsel=%lx why=\"%s\" note=\"does not "
 			 "count\"",
 			 n, v->pmu.eventsel[n], why);

@@ -7,13 +7,32 @@ static struct pmu_clock *to_clock(struct pmu_hw *hw)
 	return (struct pmu_clock *)hw;
 }
 
-static bool is_countable(u64 eventsel)
-{
-	u64 what =
-		eventsel & ~(EVTSEL_EN | EVTSEL_INT | EVTSEL_HOST_GUEST | EVTSEL_USR | EVTSEL_OS);
+enum what {
+	NOTHING,
+	INSTRUCTIONS,
+	TICKS,
+	UNKNOWN,
+};
 
-	return (what == EVENT_RETIRED_INSTRUCTIONS || what == EVENT_CYCLES_NOT_HALTED) &&
-	       (eventsel & (EVTSEL_USR | EVTSEL_OS));
+/* A clock is a CPU whose cycles are ticks, and in none of them more than one instruction retires. */
+static enum what what_counts(u64 eventsel)
+{
+	bool instructions = EVTSEL_EVENT(eventsel) == EVENT_RETIRED_INSTRUCTIONS;
+	u64 cmask = (eventsel & EVTSEL_CMASK) >> EVTSEL_CMASK_SHIFT;
+
+	if (!(eventsel & (EVTSEL_USR | EVTSEL_OS)))
+		return NOTHING; /* on silicon, too (table 13-6) */
+	if ((!instructions && EVTSEL_EVENT(eventsel) != EVENT_CYCLES_NOT_HALTED) ||
+	    (eventsel & (EVTSEL_UMASK | EVTSEL_EDGE)))
+		return UNKNOWN;
+	/* the number of events in each cycle is compared with CMASK (table 13-5): it is 0 or 1, of the cycles always 1 */
+	if (likely(!cmask) || (cmask == 1 && !(eventsel & EVTSEL_INV)))
+		return instructions ? INSTRUCTIONS : TICKS;
+	if (!(eventsel & EVTSEL_INV))
+		return NOTHING;
+	if (cmask > 1)
+		return TICKS;
+	return instructions ? UNKNOWN : NOTHING;
 }
 
 static const char *clock_unsupported(struct pmu_hw *hw, u64 eventsel)
@@ -21,19 +40,15 @@ static const char *clock_unsupported(struct pmu_hw *hw, u64 eventsel)
 	u32 event = EVTSEL_EVENT(eventsel);
 
 	(void)hw;
-	if (is_countable(eventsel))
+	if (what_counts(eventsel) != UNKNOWN)
 		return NULL;
-	if (!(eventsel & (EVTSEL_USR | EVTSEL_OS)))
-		return NULL; /* counts nothing, on silicon too (table 13-6) */
 	if (event != EVENT_RETIRED_INSTRUCTIONS && event != EVENT_CYCLES_NOT_HALTED)
 		return "a clock has only retired instructions (0C0h) and cycles not halted (076h)";
 	if (eventsel & EVTSEL_UMASK)
 		return "the event has no unit mask";
 	if (eventsel & EVTSEL_EDGE)
 		return "EDGE needs single cycles, which a clock does not show";
-	if (eventsel & EVTSEL_INV)
-		return "INV needs single cycles, which a clock does not show";
-	return "CMASK needs single cycles, which a clock does not show";
+	return "cycles without a retired instruction are not known to a clock";
 }
 
 static unsigned int unit_shift(const struct pmu_clock *clock, unsigned int idx)
@@ -176,6 +191,7 @@ static void clock_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eventsel
 	struct pmu_clock *clock = to_clock(hw);
 	u64 bit = BIT(idx), ticks = clock->ticks[idx] + shared_ticks(clock, idx);
 	unsigned int old_shift = unit_shift(clock, idx), shift;
+	enum what what = what_counts(eventsel);
 
 	/* The counter alone stops, leaves its group, and starts with what it now counts. */
 	clock->counting &= ~bit;
@@ -183,14 +199,14 @@ static void clock_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eventsel
 		clock->group[i].counters &= ~bit;
 
 	clock->instructions &= ~bit;
-	if (EVTSEL_EVENT(eventsel) == EVENT_RETIRED_INSTRUCTIONS)
+	if (EVTSEL_EVENT(eventsel) == EVENT_RETIRED_INSTRUCTIONS && what != TICKS)
 		clock->instructions |= bit;
 	shift = unit_shift(clock, idx);
 	if (shift != old_shift)
 		ticks = (ticks >> old_shift) << shift;
 
 	clock->countable &= ~bit;
-	if (is_countable(eventsel))
+	if (what == INSTRUCTIONS || what == TICKS)
 		clock->countable |= bit;
 	if ((eventsel & EVTSEL_EN) && (clock->countable & bit)) {
 		clock->counting |= bit;

@@ -32,7 +32,7 @@ struct pmu_clock {
 	u64 deadline;
 	bool interrupt; /* one has carried, and pmu_clock_interrupts() has not said so yet */
 
-	u64 countable;	  /* counters with a selector that this backend can count */
+	u64 countable;	  /* counters with a selector that counts here */
 	u64 instructions; /* counters whose unit is insn_ticks; all others count single ticks */
 	/*
 	 * In ticks, whatever the unit, so that a part of an instruction survives a stop. The count

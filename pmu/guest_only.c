@@ -82,10 +82,10 @@ static void guest_only_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eve
 
 	if (eventsel & EVTSEL_EN)
 		backend->enabled |= bit;
-	/* EDGE, INV and CMASK make it a counter of cycles, which one instruction more or less need
+	/* EDGE and CMASK make it a counter of cycles, which one instruction more or less need
 	 * not change; what a unit mask does to these events is not documented. Such counters are
 	 * left alone. */
-	if (!(eventsel & (EVTSEL_UMASK | EVTSEL_EDGE | EVTSEL_INV | EVTSEL_CMASK))) {
+	if (!(eventsel & (EVTSEL_UMASK | EVTSEL_EDGE | EVTSEL_CMASK))) {
 		u32 event = EVTSEL_EVENT(eventsel);
 
 		if (event == EVENT_RETIRED_INSTRUCTIONS)

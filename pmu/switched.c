@@ -7,11 +7,11 @@ static struct pmu_switched *to_switched(struct pmu_hw *hw)
 	return (struct pmu_switched *)hw;
 }
 
-/* EDGE, INV and CMASK make it a counter of cycles, and what a unit mask does to these events is not
+/* EDGE and CMASK make it a counter of cycles, and what a unit mask does to these events is not
  * documented: what is L0's in such a count is not known. */
 static enum pmu_switched_event event_of(u64 eventsel)
 {
-	if (eventsel & (EVTSEL_UMASK | EVTSEL_EDGE | EVTSEL_INV | EVTSEL_CMASK))
+	if (eventsel & (EVTSEL_UMASK | EVTSEL_EDGE | EVTSEL_CMASK))
 		return PMU_SWITCHED_EVENTS;
 	switch (EVTSEL_EVENT(eventsel)) {
 	case EVENT_RETIRED_INSTRUCTIONS:

@@ -31,7 +31,8 @@
 #define EVTSEL_INT BIT(20)
 #define EVTSEL_EN BIT(22)
 #define EVTSEL_INV BIT(23)
-#define EVTSEL_CMASK BITS(31, 24)
+#define EVTSEL_CMASK BITS(31, 24) /* 0: INV means nothing (table 13-5) */
+#define EVTSEL_CMASK_SHIFT 24
 #define EVTSEL_EVENT_HI BITS(35, 32)
 #define EVTSEL_GUESTONLY BIT(40)
 #define EVTSEL_HOSTONLY BIT(41)

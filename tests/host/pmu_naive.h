@@ -56,10 +56,10 @@ static inline u64 naive_event(u64 eventsel)
 	return (eventsel & 0xff) | ((eventsel >> 32 & 0xf) << 8);
 }
 
-/* No EDGE, INV, CMASK or unit mask. */
+/* No EDGE, CMASK or unit mask; and INV is about CMASK. */
 static inline bool naive_is_plain(u64 eventsel)
 {
-	return !(eventsel & 0xff84ff00);
+	return !(eventsel & 0xff04ff00);
 }
 
 /* A filter as what it is meant to be: a set of event and unit mask, which includes add to and excludes take from. */
@@ -346,6 +346,8 @@ static inline u64 naive_random_eventsel(void)
 	eventsel |= test_below(8) ? NAIVE_EN : 0;
 	if (random % 16 == 1)
 		eventsel |= test_random() & 0xff84ff00;
+	if (random % 16 == 2) /* INV and a CMASK that makes a difference */
+		eventsel |= test_below(2) << 23 | test_below(4) << 24;
 	return eventsel;
 }
 

@@ -19,7 +19,7 @@ struct machine {
 	struct pmu_switched backend; /* first: the MSR functions find the rest from it */
 	struct pmu_recorder recorder;
 	struct pmu pmu;
-	bool in_guest, vmrun_ticks;
+	bool in_guest, vmrun_ticks, probing;
 	u64 eventsel[PMU_COUNTERS], ctr[PMU_COUNTERS];
 	u64 global_ctl;
 	u64 accesses;
@@ -144,8 +144,13 @@ static void vmrun(struct machine *m)
 		switch_counters(m, true);
 		machine_events(m, 0, (struct events){10, 0, 0, 10});
 	}
-	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
+	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++) {
 		CHECK_EQ(machine_runs(m, idx), !!(m->naive.hw[idx] & NAIVE_EN));
+		/* all else as the guest wrote it: EDGE, INV, CMASK, the unit mask */
+		if (machine_runs(m, idx) && !m->probing)
+			CHECK_EQ(m->eventsel[idx],
+				 m->naive.hw[idx] & ~(NAIVE_HOSTONLY | NAIVE_GUESTONLY | 1 << 20));
+	}
 	m->in_guest = true;
 	machine_events(m, cpl, (struct events){m->vmrun_ticks, m->vmrun_ticks, m->vmrun_ticks, 30});
 }
@@ -153,7 +158,7 @@ static void vmrun(struct machine *m)
 static void machine_reset(struct machine *m, enum svme0_rule rule, bool global)
 {
 	m->naive = naive_new(rule);
-	m->in_guest = false;
+	m->in_guest = m->probing = false;
 	m->global_ctl = 0x3f;
 	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
 		m->eventsel[idx] = 0;
@@ -178,6 +183,7 @@ static struct pmu_switched_overhead probe(struct machine *m, bool global)
 				if (global && n > 1)
 					continue;
 				machine_reset(m, SVME0_STOP, global);
+				m->probing = true;
 				for (unsigned int idx = 0; idx < n; idx++) {
 					hw->write_evtsel(hw, idx,
 							 events[event] | filter << 16 | NAIVE_EN);
