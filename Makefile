@@ -164,6 +164,7 @@ test: test-host test-qemu test-trace test-fuzz-vmrun ## prove everything but the
 test-host: $(O)/host-tests $(FUZZERS:%=$(O)/fuzz/fuzz_%) ## pure code under ASan and UBSan, on this machine
 	$(Q)$(O)/host-tests
 	$(Q)CC=$(CC) tests/host/trigger-cost
+	$(Q)CC=$(CC) tests/host/transition-cost
 	$(Q)tests/qemu/verdict-test
 	$(Q)O=$(O) tests/fuzz/run --quick $(FUZZERS)
 

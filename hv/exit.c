@@ -372,9 +372,10 @@ static NOINLINE void undo(struct vcpu *v)
 }
 
 /* Last at an exit, when it is known who goes on and where. */
-static NOINLINE void prepare(struct vcpu *v, u64 code)
+static NOINLINE void prepare(struct vcpu *v)
 {
-	if ((v->special & SPECIAL_FLAW) && code == VMEXIT_VMRUN && vcpu_in_l2(v))
+	if ((v->special & SPECIAL_FLAW) && vcpu_in_l2(v) &&
+	    v->history_code[(v->exits - 1) % EXIT_HISTORY] == VMEXIT_VMRUN)
 		v->clock.now -= v->clock.insn_ticks; /* nobody has looked since it retired */
 	events_deliver(v);
 	if (unlikely(v->waits_for_sipi))
@@ -420,7 +421,7 @@ void vcpu_exit_special(struct vcpu *v)
 		apply(v, handle(v, code), hardware_pmu);
 	if (unlikely(v->special &
 		     (SPECIAL_INIT | SPECIAL_NMI | SPECIAL_TRACK | SPECIAL_FLAW | SPECIAL_PMI)))
-		prepare(v, code);
+		prepare(v);
 	if (hardware_pmu)
 		settle_ticks(v);
 }

@@ -49,12 +49,12 @@ static void trace_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eventsel
 	put(t->v, TALLY_TRACE_EVENTSEL_HW, idx, eventsel_hw);
 }
 
-static void trace_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
+static void trace_write_enables(struct pmu_hw *hw, u64 run, u64 changed)
 {
 	struct trace *t = to_trace(hw);
 
-	t->machine->write_enables(t->machine, start, stop);
-	put(t->v, TALLY_TRACE_ENABLES, 0, start | stop << 32);
+	t->machine->write_enables(t->machine, run, changed);
+	put(t->v, TALLY_TRACE_ENABLES, 0, (run & changed) | (~run & changed) << 32);
 }
 
 static u64 trace_read_ctr(struct pmu_hw *hw, unsigned int idx)

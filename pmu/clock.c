@@ -174,15 +174,15 @@ static ALWAYS_INLINE void write_enables(struct pmu_clock *clock, u64 start, u64 
 		start_stop_new(clock, start, stop);
 }
 
-static void clock_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
+static void clock_write_enables(struct pmu_hw *hw, u64 run, u64 changed)
 {
-	write_enables(to_clock(hw), start, stop);
+	write_enables(to_clock(hw), run & changed, ~run & changed);
 }
 
 /* While a selector has INT. */
-static void clock_write_enables_deadline(struct pmu_hw *hw, u64 start, u64 stop)
+static void clock_write_enables_deadline(struct pmu_hw *hw, u64 run, u64 changed)
 {
-	write_enables(to_clock(hw), start, stop);
+	clock_write_enables(hw, run, changed);
 	set_deadline(to_clock(hw));
 }
 

@@ -35,16 +35,17 @@ static void add(struct pmu_guest_only *backend, unsigned int idx, u64 correction
  * which they are the same is not touched. */
 void pmu_guest_only_correct(struct pmu_guest_only *backend, u64 owed, u64 entered)
 {
-	u64 ahead = backend->ahead, counters = backend->owed_to | backend->ticked | ahead;
+	u64 ahead = backend->ahead, owed_to = backend->on_instructions & backend->enabled;
+	u64 ticked = backend->on_ticked & backend->enabled, counters = owed_to | ticked | ahead;
 
 	backend->ahead = 0;
 	for (; counters; counters &= counters - 1) {
 		unsigned int idx = (unsigned int)__builtin_ctzll(counters);
 		u64 eventsel = backend->eventsel[idx], correction = 0;
 
-		if (backend->owed_to & BIT(idx))
+		if (owed_to & BIT(idx))
 			correction += passing(eventsel, owed);
-		if (backend->ticked & BIT(idx))
+		if (ticked & BIT(idx))
 			correction -= passing(eventsel, entered);
 		correction -= ahead >> idx & 1;
 		if (correction)
@@ -61,12 +62,6 @@ static void settle(struct pmu_guest_only *backend)
 	backend->owed = 0;
 	if (owed | backend->ahead)
 		pmu_guest_only_correct(backend, owed, 0);
-}
-
-static void update_running(struct pmu_guest_only *backend)
-{
-	backend->owed_to = backend->on_instructions & backend->enabled;
-	backend->ticked = backend->on_ticked & backend->enabled;
 }
 
 static void guest_only_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eventsel)
@@ -95,29 +90,44 @@ static void guest_only_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eve
 		    (event == EVENT_RETIRED_FAR_TRANSFERS && backend->tick.far_transfers))
 			backend->on_ticked |= bit;
 	}
-	update_running(backend);
+	backend->on_either = backend->on_instructions | backend->on_ticked;
+	backend->on_one = backend->on_instructions ^ backend->on_ticked;
 	backend->wrmsr(backend, MSR_PERFEVTSEL(idx), eventsel | (backend->global ? EVTSEL_EN : 0));
 	if (backend->global && backend->enabled != was)
 		backend->wrmsr(backend, MSR_PERF_GLOBAL_CTL, backend->enabled);
 }
 
-static void guest_only_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
+static void guest_only_write_enables(struct pmu_hw *hw, u64 run, u64 changed)
 {
 	struct pmu_guest_only *backend = to_guest_only(hw);
 
 	settle(backend);
-	backend->enabled = (backend->enabled | start) & ~stop;
-	update_running(backend);
-	if (backend->global) {
-		backend->wrmsr(backend, MSR_PERF_GLOBAL_CTL, backend->enabled);
-		return;
-	}
-	for (u64 changed = start | stop; changed; changed &= changed - 1) {
+	backend->enabled = run;
+	for (; changed; changed &= changed - 1) {
 		unsigned int idx = (unsigned int)__builtin_ctzll(changed);
 
 		backend->eventsel[idx] ^= EVTSEL_EN;
 		backend->wrmsr(backend, MSR_PERFEVTSEL(idx), backend->eventsel[idx]);
 	}
+}
+
+static NOINLINE void settle_first(struct pmu_hw *hw, u64 run, u64 changed)
+{
+	settle(to_guest_only(hw));
+	hw->write_enables(hw, run, changed);
+}
+
+/* The same by PerfCntGlobalCtl. */
+static void guest_only_write_global(struct pmu_hw *hw, u64 run, u64 changed)
+{
+	struct pmu_guest_only *backend = to_guest_only(hw);
+
+	if (unlikely(backend->owed | backend->ahead)) {
+		settle_first(hw, run, changed);
+		return;
+	}
+	backend->enabled = run;
+	backend->wrmsr(backend, MSR_PERF_GLOBAL_CTL, run);
 }
 
 static u64 guest_only_read_ctr(struct pmu_hw *hw, unsigned int idx)
@@ -164,7 +174,8 @@ void pmu_guest_only_init(struct pmu_guest_only *backend, struct pmu_vmrun_ticks 
 		.hw =
 			{
 				.write_evtsel = guest_only_write_evtsel,
-				.write_enables = guest_only_write_enables,
+				.write_enables =
+					global ? guest_only_write_global : guest_only_write_enables,
 				.read_ctr = guest_only_read_ctr,
 				.write_ctr = guest_only_write_ctr,
 				.unsupported = guest_only_unsupported,

@@ -49,13 +49,13 @@ struct pmu_guest_only {
 
 	u64 owed; /* instructions emulated since the last VMRUN: one PMU_AT_CPL() each */
 
-	u64 owed_to; /* counters that run and count emulated instructions */
-	u64 ticked;  /* counters that run and count a VMRUN of L0's */
-
-	u64 enabled; /* counters with EN; owed_to and ticked are the two below masked with it */
-	u64 on_instructions; /* selector counts retired instructions */
-	u64 on_ticked;	     /* selector counts something that a VMRUN adds to */
-	u64 eventsel[PMU_COUNTERS];
+	u64 enabled; /* counters with EN */
+	/* Counters by selector, with EN or without: */
+	u64 on_instructions; /* counts retired instructions, also emulated ones */
+	u64 on_ticked;	     /* counts something that a VMRUN of L0's adds to */
+	u64 on_either;
+	u64 on_one;		    /* one of the two, but not the other */
+	u64 eventsel[PMU_COUNTERS]; /* with `global`, EN is not kept here */
 };
 
 /* Numbers of instructions: those at CPL 0 in the low half of a word, those at CPL > 0 in the high
@@ -79,13 +79,12 @@ static inline void pmu_guest_only_retire(struct pmu_guest_only *backend, unsigne
 /* The last thing before VMRUN, which enters the guest at `cpl`. */
 static inline void pmu_guest_only_entry(struct pmu_guest_only *backend, unsigned int cpl)
 {
-	u64 owed = backend->owed;
+	u64 owed = backend->owed, enabled = backend->enabled;
 
 	backend->owed = 0;
-	if (likely(!(backend->owed_to | backend->ticked | backend->ahead)))
+	if (likely(!((backend->on_either & enabled) | backend->ahead)))
 		return;
-	if (unlikely(owed != PMU_AT_CPL(cpl) || backend->owed_to != backend->ticked ||
-		     backend->ahead))
+	if (unlikely(owed != PMU_AT_CPL(cpl) || (backend->on_one & enabled) | backend->ahead))
 		pmu_guest_only_correct(backend, owed, PMU_AT_CPL(cpl));
 }
 

@@ -271,20 +271,20 @@ static inline u64 running(const struct pmu *pmu)
 	return pmu->enabled & pmu->allowed[pmu->mode];
 }
 
-static ALWAYS_INLINE void write_enables(struct pmu *pmu, u64 start, u64 stop, u64 changed)
+static ALWAYS_INLINE void write_enables(struct pmu *pmu, u64 run, u64 changed)
 {
-	pmu->enabled_hw ^= changed;
+	pmu->enabled_hw = run;
 	pmu->evtsel_writes += (unsigned int)__builtin_popcountll(changed);
-	pmu->hw->write_enables(pmu->hw, start, stop);
+	pmu->hw->write_enables(pmu->hw, run, changed);
 }
 
-static NOINLINE void write_some_enables(struct pmu *pmu, u64 pending, u64 changed)
+static NOINLINE void write_some_enables(struct pmu *pmu, u64 differing, u64 pending)
 {
-	u64 stop = pmu->enabled_hw & changed;
+	u64 changed = differing & pending, run = pmu->enabled_hw ^ changed;
 
 	pmu->evtsel_elided += (unsigned int)__builtin_popcountll(pending ^ changed);
 	if (changed)
-		write_enables(pmu, changed ^ stop, stop, changed);
+		write_enables(pmu, run, changed);
 }
 
 /* Where nothing but EN can be wrong, all selectors are compared at once. This is the work of every
@@ -292,14 +292,12 @@ static NOINLINE void write_some_enables(struct pmu *pmu, u64 pending, u64 change
  * change. */
 static ALWAYS_INLINE void commit_enables(struct pmu *pmu, u64 pending)
 {
-	/* relaxed atomic loads are loads that compilers do not take apart: or gcc computes each word twice */
-	u64 run = running(pmu) & pending;
-	u64 is = __atomic_load_n(&pmu->enabled_hw, __ATOMIC_RELAXED) & pending;
+	u64 run = running(pmu), differing = run ^ pmu->enabled_hw;
 
-	if (likely(run == (is ^ pending)))
-		write_enables(pmu, run, is, pending);
+	if (likely(differing == pending))
+		write_enables(pmu, run, pending);
 	else
-		write_some_enables(pmu, pending, run ^ is);
+		write_some_enables(pmu, differing, pending);
 }
 
 static NOINLINE void commit_selectors(struct pmu *pmu, u64 pending)

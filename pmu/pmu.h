@@ -43,9 +43,9 @@
 struct pmu_hw {
 	/* Replaces one selector; counting starts or stops with its EN. */
 	void (*write_evtsel)(struct pmu_hw *hw, unsigned int idx, u64 eventsel_hw);
-	/* Sets EN in the selectors of the bitmap `start` and clears it in those of `stop`; the two
-	 * are disjoint. One call for all counters: it is the work of every L1<->L2 switch. */
-	void (*write_enables)(struct pmu_hw *hw, u64 start, u64 stop);
+	/* EN is to be set in the selectors of the bitmap `run`, and clear in all others; in those of
+	 * `changed` it is not so yet. One call for all counters: it is the work of every L1<->L2 switch. */
+	void (*write_enables)(struct pmu_hw *hw, u64 run, u64 changed);
 	/* Bits above PMU_COUNTER_BITS are ignored in what is read, and 0 in what is written. */
 	u64 (*read_ctr)(struct pmu_hw *hw, unsigned int idx);
 	void (*write_ctr)(struct pmu_hw *hw, unsigned int idx, u64 value);

@@ -140,12 +140,13 @@ static void switched_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 event
 	list_writes(backend);
 }
 
-static void switched_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
+static void switched_write_enables(struct pmu_hw *hw, u64 run, u64 changed)
 {
 	struct pmu_switched *backend = to_switched(hw);
 
+	(void)changed;
 	settle(backend);
-	backend->running = (backend->running | start) & ~stop;
+	backend->running = run;
 	list_writes(backend);
 }
 

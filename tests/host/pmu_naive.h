@@ -255,23 +255,22 @@ static inline void recorder_write_evtsel(struct pmu_hw *hw, unsigned int idx, u6
 		recorder->inner->write_evtsel(recorder->inner, idx, eventsel);
 }
 
-static inline void recorder_write_enables(struct pmu_hw *hw, u64 start, u64 stop)
+static inline void recorder_write_enables(struct pmu_hw *hw, u64 run, u64 changed)
 {
 	struct pmu_recorder *recorder = (struct pmu_recorder *)hw;
 
-	CHECK(start | stop);
-	CHECK_EQ(start & stop, 0);
-	CHECK_EQ((start | stop) >> PMU_COUNTERS, 0);
+	CHECK(changed);
+	CHECK_EQ((run | changed) >> PMU_COUNTERS, 0);
 	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++) {
-		if (!((start | stop) >> idx & 1))
+		CHECK_EQ(!!(recorder->eventsel[idx] & NAIVE_EN), (run ^ changed) >> idx & 1);
+		if (!(changed >> idx & 1))
 			continue;
-		CHECK_EQ(!!(recorder->eventsel[idx] & NAIVE_EN), stop >> idx & 1);
 		recorder->eventsel[idx] ^= NAIVE_EN;
 		recorder->evtsel_writes++;
 	}
 	recorder->calls++;
 	if (recorder->inner)
-		recorder->inner->write_enables(recorder->inner, start, stop);
+		recorder->inner->write_enables(recorder->inner, run, changed);
 }
 
 static inline u64 recorder_read_ctr(struct pmu_hw *hw, unsigned int idx)
