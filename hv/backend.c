@@ -554,6 +554,7 @@ void backend_join(struct vcpu *v, const struct config *config)
 	v->clock_overhead = decision.clock_overhead;
 	v->track.swint_ticks = decision.swint_ticks;
 	v->backend = decision.backend;
+	v->guest_only.detour = PMU_GUEST_ONLY_DETOUR; /* if it is another */
 	switch (decision.backend) {
 	case TALLY_BACKEND_OFF:
 		ASSERT(!pmu_clock_init(&v->clock, false, 0)); /* nobody starts it */

@@ -309,6 +309,22 @@ void nested_inject_end(struct vcpu *v)
 		v->vmcb02->save.rip = v->nested.soft_rip; /* its delivery did not happen */
 }
 
+/* For L2 or for L1, as the bitmap says. */
+static ALWAYS_INLINE void switch_counters(struct vcpu *v, bool in_l2)
+{
+	u64 counters = pmu_nested_mode(&v->pmu, in_l2);
+	u32 run;
+
+	if (likely(!counters))
+		return;
+	if (pmu_guest_only_switch(&v->guest_only, &v->pmu, in_l2, &run)) {
+		cpu_wrmsr(MSR_PERF_GLOBAL_CTL, run);
+	} else {
+		pmu_mark(&v->pmu, counters);
+		pmu_commit_pending(&v->pmu);
+	}
+}
+
 u32 exit_vmrun(struct vcpu *v)
 {
 	enum vmrun_rule rule;
@@ -344,10 +360,11 @@ u32 exit_vmrun(struct vcpu *v)
 	v->vmcb = v->vmcb02;
 	v->vmcb_hpa = v->vmcb02_hpa;
 	v->transitions++;
-	pmu_nested_transition(&v->pmu, true);
-	if (unlikely(v->special & SPECIAL_TRACK))
+	switch_counters(v, true);
+	if (unlikely(v->special & SPECIAL_TRACK)) {
 		pmu_cpl_change(&v->pmu, v->vmcb->save.cpl);
-	pmu_commit(&v->pmu);
+		pmu_commit(&v->pmu);
+	}
 	vcpu_retire(v); /* in L2: what a GuestOnly counter sees and a HostOnly one does not */
 	return RESUME;
 }
@@ -379,8 +396,7 @@ static ALWAYS_INLINE void leave_l2(struct vcpu *v)
 	if (unlikely(v->tsc_ratio != TSC_RATIO_RESET))
 		cpu_wrmsr(MSR_TSC_RATIO, TSC_RATIO_RESET);
 	v->transitions++;
-	pmu_nested_transition(&v->pmu, false);
-	pmu_commit(&v->pmu);
+	switch_counters(v, false);
 }
 
 void nested_leave(struct vcpu *v)

@@ -138,6 +138,7 @@ static void trace_start(struct vcpu *v)
 		.ignores_cpl = t->machine->ignores_cpl,
 	};
 	v->pmu.hw = &t->hw;
+	v->guest_only.detour |= PMU_GUEST_ONLY_DETOUR;
 	/* or time would stand still while no counter runs */
 	v->clock.counting |= PMU_CLOCK_TIME;
 	put(v, TALLY_TRACE_START, 0, exact_ticks(v));
@@ -152,6 +153,8 @@ static void trace_stop(struct vcpu *v)
 	put(v, TALLY_TRACE_STOP, 0, exact_ticks(v));
 	v->clock.counting &= ~PMU_CLOCK_TIME;
 	v->pmu.hw = v->trace.machine;
+	if (v->guest_only.global)
+		v->guest_only.detour &= ~PMU_GUEST_ONLY_DETOUR;
 }
 
 s64 trace_watch(struct vcpu *v, u64 what)

@@ -21,6 +21,7 @@ static void add(struct pmu_guest_only *backend, unsigned int idx, u64 correction
 
 	if ((s64)sum < 0) { /* by 1: no more than the tick of one VMRUN is ever taken off */
 		backend->ahead |= BIT(idx);
+		backend->detour |= BIT(idx);
 		sum = 0;
 	} else if (sum >> PMU_COUNTER_BITS) {
 		backend->hw.overflows |= BIT(idx);
@@ -39,6 +40,7 @@ void pmu_guest_only_correct(struct pmu_guest_only *backend, u64 owed, u64 entere
 	u64 ticked = backend->on_ticked & backend->enabled, counters = owed_to | ticked | ahead;
 
 	backend->ahead = 0;
+	backend->detour &= PMU_GUEST_ONLY_DETOUR;
 	for (; counters; counters &= counters - 1) {
 		unsigned int idx = (unsigned int)__builtin_ctzll(counters);
 		u64 eventsel = backend->eventsel[idx], correction = 0;
@@ -185,6 +187,7 @@ void pmu_guest_only_init(struct pmu_guest_only *backend, struct pmu_vmrun_ticks 
 		.wrmsr = wrmsr,
 		.tick = tick,
 		.global = global,
+		.detour = global ? 0 : PMU_GUEST_ONLY_DETOUR,
 	};
 	if (global)
 		wrmsr(backend, MSR_PERF_GLOBAL_CTL, 0);

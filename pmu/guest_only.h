@@ -39,6 +39,8 @@ struct pmu_guest_only {
 	void (*wrmsr)(struct pmu_guest_only *backend, u32 msr, u64 value);
 	struct pmu_vmrun_ticks tick;
 	bool global; /* EN stays set in the selectors, and PerfCntGlobalCtl is what starts and stops */
+	/* Not 0: pmu_guest_only_switch() may not be used. `ahead`, or one bit more. */
+	u64 detour;
 
 	/* Counters that hold one more than the guest's while it runs: then all reads and writes of
 	 * counters have to come here, from pmu_guest_only_entry() on until the next one. */
@@ -86,6 +88,26 @@ static inline void pmu_guest_only_entry(struct pmu_guest_only *backend, unsigned
 		return;
 	if (unlikely(owed != PMU_AT_CPL(cpl) || (backend->on_one & enabled) | backend->ahead))
 		pmu_guest_only_correct(backend, owed, PMU_AT_CPL(cpl));
+}
+
+/* PerfCntGlobalCtl is not it, or somebody has to see what the backend is asked for. */
+#define PMU_GUEST_ONLY_DETOUR BIT(63)
+
+/*
+ * An L1<->L2 switch that makes a difference for a counter, after pmu_nested_mode() and with nothing pending: what
+ * pmu_commit() would do, where it is one write. True: *run is to be written to PerfCntGlobalCtl. False: pmu_mark() and
+ * pmu_commit().
+ */
+static ALWAYS_INLINE bool pmu_guest_only_switch(struct pmu_guest_only *backend, struct pmu *pmu,
+						bool in_l2, u32 *run)
+{
+	u64 counters = pmu->enabled & pmu->allowed[in_l2 ? PMU_MODE_L2 : PMU_MODE_L1];
+
+	if (unlikely(backend->detour))
+		return false;
+	pmu->enabled_hw = backend->enabled = counters;
+	*run = (u32)counters;
+	return true;
 }
 
 #endif

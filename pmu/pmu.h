@@ -176,11 +176,17 @@ static ALWAYS_INLINE void pmu_mark(struct pmu *pmu, u64 counters)
 		__atomic_fetch_or(&pmu->reprogram_pending, counters, __ATOMIC_RELAXED);
 }
 
-/* The next VMRUN enters L2 (an emulated VMRUN) or L1 (#VMEXIT): either way with SVME=1. */
-static ALWAYS_INLINE void pmu_nested_transition(struct pmu *pmu, bool in_l2)
+/* The next VMRUN enters L2 (an emulated VMRUN) or L1 (#VMEXIT): either way with SVME=1. Returns the counters for which that
+ * makes a difference; pmu_nested_transition() leaves them to pmu_commit(). */
+static ALWAYS_INLINE u64 pmu_nested_mode(struct pmu *pmu, bool in_l2)
 {
 	pmu->mode = in_l2 ? PMU_MODE_L2 : PMU_MODE_L1;
-	pmu_mark(pmu, pmu->reprogram_pmc_on_nested_transition);
+	return pmu->reprogram_pmc_on_nested_transition;
+}
+
+static ALWAYS_INLINE void pmu_nested_transition(struct pmu *pmu, bool in_l2)
+{
+	pmu_mark(pmu, pmu_nested_mode(pmu, in_l2));
 }
 
 /* L1 wrote EFER with another SVME. */
