@@ -128,6 +128,9 @@ void platform_probe(void);
 	X(FRAME_IN_REGION, OURS,                                                                   \
 	  "an exception's frame pushed into the hypervisor's memory can be read "                  \
 	  "there until the next exit")                                                             \
+	X(CPL_LATE, OURS,                                                                          \
+	  "backend clock: user mode that is entered by a far RET counts as the kernel until the "  \
+	  "next exit")                                                                             \
 	X(TPR_WHILE_GIF0, OURS,                                                                    \
 	  "while GIF=0, CR8 does not show what is written to the APIC's TPR register")
 
