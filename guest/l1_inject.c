@@ -3,6 +3,7 @@
  * Events that L1 gives to L2: EVENTINJ of every type, EXITINTINFO when the delivery itself exits,
  * virtual interrupts with priority, TPR, interrupt shadow and the VINTR intercept.
  */
+#include "guest/lib/apic.h"
 #include "guest/lib/cpu.h"
 #include "guest/lib/platform.h"
 #include "guest/lib/svm.h"
@@ -308,6 +309,48 @@ static void check_both(const void *arg)
 	CHECK_EQ(l2.vmcb.control.int_ctl & V_IRQ, V_IRQ);
 }
 
+/* A handler without an exit, an exception or a device access, and L2 with none for a while, until a timer is due. */
+u64 inject_delivered;
+asm(".pushsection .text\n.balign 16\nlone_count:\n\tincq "
+    "inject_delivered(%rip)\n\tiretq\n.popsection");
+extern const u8 lone_count[];
+L2_CODE(l2_loop, "mov $1000000, %ecx\n1:\tdec %ecx\n\tjnz 1b");
+
+#define TIMER_VECTOR 0x62u
+/* bus clocks, well within l2_loop with any shift of -icount that the tests use, and without */
+#define TIMER_COUNT 1000000u
+
+static void check_once(const void *arg)
+{
+	u32 count = TIMER_COUNT;
+
+	(void)arg;
+	for (u32 level = 1; level < platform.depth; level++)
+		count *= 8; /* as VMRUN takes longer */
+	trap_gate(VECTOR, lone_count);
+	for (u32 type = 0; type < 2; type++) {
+		inject_delivered = 0;
+		apic_count(TIMER_VECTOR);
+		l2_reset(l2_loop); /* IF=0: the timer's interrupt stays pending */
+		if (type)
+			l2.vmcb.control.event_inj = EVENT_V | EVENT_TYPE_INTR | VECTOR;
+		apic_timer(TIMER_VECTOR, count);
+		CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+		CHECK(apic_bit(APIC_IRR, TIMER_VECTOR));
+		asm volatile("sti\n\tnop\n\tcli");
+		apic_timer_stop();
+		apic_count_end(TIMER_VECTOR);
+		CHECK_EQ(interrupts, 1);
+		/* under us the handler's IRET may exit, for the sake of a counter: that ends it */
+		if (type && departs(DEPARTURE_INJECTED_TWICE))
+			CHECK(inject_delivered == 2 ||
+			      (platform.under_us && inject_delivered == 1));
+		else
+			CHECK_EQ(inject_delivered, type);
+	}
+	trap_gate(VECTOR, NULL);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(const void *);
@@ -316,6 +359,7 @@ static const struct {
 	{"L2 lowers its TPR below a pending V_IRQ", check_cr8_opens},
 	{"CR8 of L2 with V_INTR_MASKING 1 and 0", check_cr8},
 	{"EVENTINJ and V_IRQ at once", check_both},
+	{"an injected interrupt comes once", check_once},
 };
 
 void guest_main(void)
