@@ -58,5 +58,9 @@ const CHAR16 *probe_cpu(u8 *phys_bits)
 	if (read_cr4() & CR4_LA57)
 		return L"the firmware runs with 5-level paging, which is not supported";
 	*phys_bits = (u8)cpuid(CPUID_ADDR_SIZES).eax;
+	/* firmware that has enabled SME takes address bits for keys; a page-table entry with one faults. APM2 §7.10.1 */
+	if (max >= CPUID_ENCRYPTION && (cpuid(CPUID_ENCRYPTION).eax & CPUID_1F_EAX_SME) &&
+	    (rdmsr(MSR_SYSCFG) & SYSCFG_MEM_ENCRYPTION))
+		*phys_bits = (u8)(*phys_bits - CPUID_1F_EBX_REDUCTION(cpuid(CPUID_ENCRYPTION).ebx));
 	return NULL;
 }

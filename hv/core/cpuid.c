@@ -27,6 +27,10 @@ void cpuid_extended(const struct cpuid_view *view, u32 leaf, struct cpuid_leaf *
 		l->ecx = 0;
 		l->edx = view->svm;
 		break;
+	case CPUID_ENCRYPTION:
+		/* under nested paging an L1's C-bit would be a bit of its physical addresses */
+		*l = (struct cpuid_leaf){0};
+		break;
 	case CPUID_EXT_FEATURES_2:
 		l->eax &= ~(u32)CPUID_21_EAX_PRECISE_RETIRE;
 		break;

@@ -34,6 +34,10 @@
 #define CPUID_8_EBX_IRPERF BIT(1)
 #define CPUID_8_EBX_NO_LMSLE BIT(20) /* EFER.LMSLE is not supported */
 #define CPUID_SVM 0x8000000au
+#define CPUID_ENCRYPTION 0x8000001fu
+#define CPUID_1F_EAX_SME BIT(0)
+#define CPUID_1F_EBX_REDUCTION(ebx)                                                                \
+	((ebx) >> 6 & 63) /* of the physical address, with SYSCFG.MemEncryptionModEn */
 #define CPUID_EXT_FEATURES_2 0x80000021u
 #define CPUID_21_EAX_PRECISE_RETIRE BIT(12) /* PerfEvtSel2 has PREC_RET, bit 43 */
 #define CPUID_PERFMON_V2 0x80000022u	    /* EBX[3:0]: number of core counters */

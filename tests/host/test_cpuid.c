@@ -34,6 +34,9 @@ static void check_leaf(const struct cpuid_view *view, u32 leaf)
 		ours.ecx = ours.edx = ~0u;
 		want.edx = view->svm;
 		break;
+	case 0x8000001f: /* SME and SEV */
+		ours = (struct cpuid_leaf){~0u, ~0u, ~0u, ~0u};
+		break;
 	case 0x80000021:
 		ours.eax = 1u << 12; /* PreciseRetire */
 		break;
