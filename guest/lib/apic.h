@@ -31,6 +31,11 @@ static inline void apic_write(u32 reg, u32 value)
 		*apic_register(reg) = value;
 }
 
+static inline u32 apic_id(void)
+{
+	return apic_x2() ? apic_read(APIC_ID) : apic_read(APIC_ID) >> APIC_XAPIC_ID_SHIFT;
+}
+
 static inline bool apic_bit(u32 bank, u32 vector)
 {
 	return apic_read(bank + vector / 32 * 16) >> (vector % 32) & 1;

@@ -123,6 +123,10 @@ void platform_probe(void);
 	  "EXITINTINFO of an interrupt or NMI that the CPU takes itself has "                      \
 	  "the type of an exception")                                                              \
 	X(VIRQ_KEPT, TCG_BARE, "V_IRQ is still set when the delivery of its interrupt exits")      \
+	X(INIT_TAKEN, TCG_BARE, "INIT is neither intercepted nor held by GIF=0")                   \
+	X(SIPI_REPLACED, TCG_BARE,                                                                 \
+	  "a second SIPI that comes at once, before the CPU has begun, replaces the first")        \
+	X(INIT_CR0, TCG_BARE, "INIT sets CR0.CD and NW, which it should leave as they were")       \
 	X(NMI_AFTER_INJECTION, OURS,                                                               \
 	  "an NMI that GIF=0 held, while EVENTINJ is in use, comes an exit later")                 \
 	X(FRAME_IN_REGION, OURS,                                                                   \

@@ -10,6 +10,7 @@
 #include "guest/lib/apic.h"
 #include "guest/lib/cpu.h"
 #include "guest/lib/fwcfg.h"
+#include "guest/lib/mp.h"
 #include "guest/lib/paging.h"
 #include "guest/lib/platform.h"
 #include "guest/lib/start.h"
@@ -23,6 +24,7 @@
 #define PIC_SLAVE_MASK 0xa1
 
 EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *table);
+void mp_find(EFI_SYSTEM_TABLE *table); /* mp.c */
 
 extern const u8 ImageBase[]; /* elf_x86_64_efi.lds */
 
@@ -40,6 +42,7 @@ static struct paging page_tables;
 static bool fixed_memory_taken;
 
 __attribute__((weak)) const struct fixed_memory guest_fixed_memory = {0, 0};
+__attribute__((weak)) const bool guest_wants_cpus = false;
 
 static struct {
 	struct table_register gdtr, idtr;
@@ -159,6 +162,7 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *table)
 	system_table = table;
 	platform_probe();
 	fixed_memory_take();
+	mp_find(table);
 	firmware_leave();
 	selector_write();
 	guest_main();
