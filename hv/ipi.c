@@ -71,10 +71,7 @@ void ipi_serve(struct vcpu *v)
 static void ask(struct vcpu *v, struct vcpu *to, u32 request)
 {
 	post(to, request);
-	if (to != v)
-		kick(v, to);
-	else
-		ipi_serve(v);
+	kick(v, to); /* oneself, too: the exit that asks may not be one that delivers */
 }
 
 bool ipi_command(struct vcpu *v, u64 icr)
