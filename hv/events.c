@@ -106,6 +106,7 @@ static void reset_l1(struct vcpu *v)
 	for (unsigned int i = 0; i < GPR_COUNT; i++)
 		v->gpr[i] = 0;
 	v->gpr[GPR_RDX] = cpu_cpuid(CPUID_FEATURES, 0).eax;
+	v->was_reset = true;
 	vmcb->control.int_state = 0;
 	vmcb->control.event_inj = 0;
 	vcpu_release_l1(v);

@@ -371,6 +371,14 @@ static NOINLINE void undo(struct vcpu *v)
 		interrupts_passed_on(v);
 }
 
+void vcpu_enter(struct vcpu *v)
+{
+	v->was_reset = false;
+	if (v->backend == TALLY_BACKEND_SWITCHED)
+		vmrun_loop_switched(v);
+	vmrun_loop(v);
+}
+
 /* Last at an exit, when it is known who goes on and where. */
 static NOINLINE void prepare(struct vcpu *v)
 {
@@ -384,6 +392,11 @@ static NOINLINE void prepare(struct vcpu *v)
 		track_entry(v);
 	if (v->special & SPECIAL_PMI)
 		apic_timer_entry(v);
+	if (unlikely(v->was_reset) && !(v->special & SPECIAL_WATCH)) {
+		if (v->hardware_pmu)
+			settle_ticks(v);
+		vcpu_enter(v);
+	}
 }
 
 /* Exits that L0 has made itself, and has dealt with. */

@@ -307,7 +307,5 @@ void core_run(struct vcpu *v)
 	log_info("event=start version=%s region=%lx+%lx phys_bits=%u features=%x of %x",
 		 TALLY_VERSION, handoff.region_hpa, handoff.region_bytes, handoff.phys_bits,
 		 v->features, v->cpu_features);
-	if (v->backend == TALLY_BACKEND_SWITCHED)
-		vmrun_loop_switched(v);
-	vmrun_loop(v);
+	vcpu_enter(v);
 }

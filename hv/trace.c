@@ -231,4 +231,6 @@ void vcpu_exit_watched(struct vcpu *v)
 		if (ticks > cost->ticks_max)
 			cost->ticks_max = ticks;
 	}
+	if (unlikely(v->was_reset))
+		vcpu_enter(v);
 }

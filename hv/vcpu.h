@@ -246,6 +246,7 @@ struct vcpu {
 	bool nmi_masked;     /* with smp: the guest is in its NMI handler, until IRET, */
 	bool nmi_unmask;     /* which is being stepped over */
 	bool waits_for_sipi; /* after INIT, before the next VMRUN */
+	bool was_reset;	     /* by INIT: gpr[] is new, and the way back to vmrun_loop keeps RBP and R12-R15 */
 	struct apic_trap apic;
 
 	/* written by other CPUs: hv/ipi.h */
@@ -301,6 +302,8 @@ void exit_special(struct vcpu *v); /* vmrun.asm */
 void exit_watched(struct vcpu *v); /* vmrun.asm */
 void exit_probed(struct vcpu *v);  /* vmrun.asm */
 void vcpu_exit_special(struct vcpu *v);
+/* To the guest, with all of gpr[], from any depth of calls. */
+NORETURN void vcpu_enter(struct vcpu *v);
 /* The value of on_exit for ordinary exits, once the backend is known. */
 void vcpu_choose_exit(struct vcpu *v);
 const char *exit_name(u64 code);
