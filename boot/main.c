@@ -169,7 +169,8 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system_table)
 	why = probe_cpu(&phys_bits);
 	aps = smp_find();
 	if (aps && config.smp_ignore) {
-		SAY(L"smp=ignore: only the boot processor is taken over, leave the other %d alone", aps);
+		SAY(L"smp=ignore: only the boot processor is taken over, leave the other %d alone",
+		    aps);
 		aps = 0;
 	}
 	if (!why)

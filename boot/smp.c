@@ -55,7 +55,8 @@ u32 smp_find(void)
 	return aps;
 }
 
-static const CHAR16 *start_ap(smp_procedure *procedure, UINTN number, void *argument, EFI_EVENT event)
+static const CHAR16 *start_ap(smp_procedure *procedure, UINTN number, void *argument,
+			      EFI_EVENT event)
 {
 	return EFI_ERROR(mp->startup_this_ap(mp, procedure, number, event, 0, argument, NULL))
 		       ? L"the firmware could not start one of the CPUs; try smp=ignore"

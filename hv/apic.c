@@ -39,9 +39,12 @@ static u32 read_id(const struct vcpu *v, u64 base)
 }
 
 /* Not by the shorthand, which is for fixed interrupts only (§16.5). */
-void apic_send_to_self(const struct vcpu *v, u64 base, u32 command)
+void apic_send_to_self(struct vcpu *v, u64 base, u32 command)
 {
-	apic_send(v, base, read_id(v, base), command);
+	if (v->smp && (command & APIC_DELIVERY) == APIC_DELIVERY_NMI)
+		ipi_nmi_to_self(v); /* or it could be one with an NMI of L0's, and lost */
+	else
+		apic_send(v, base, read_id(v, base), command);
 }
 
 /* What others need to know of this CPU's APIC to address it, and what exits. */
@@ -163,7 +166,8 @@ static bool mov_value(struct vcpu *v, const struct insn *insn, u32 *value)
 /* The exit is a write of an instruction's own to a register of the page. */
 static ALWAYS_INLINE bool is_plain(const struct vmcb_control *c)
 {
-	return !((c->exit_int_info & EVENT_V) | (c->exit_info_1 & NPF_TABLE) | (c->exit_info_2 & 0xf));
+	return !((c->exit_int_info & EVENT_V) | (c->exit_info_1 & NPF_TABLE) |
+		 (c->exit_info_2 & 0xf));
 }
 
 static ALWAYS_INLINE struct known_exit *known_write_at(struct vcpu *v, u64 rip)
@@ -231,8 +235,7 @@ u32 apic_exit_write(struct vcpu *v, u64 gpa, u64 *leaf)
 	}
 	v->apic.stepped = reg;
 	v->apic.step = true;
-	*(u32 *)(uintptr_t)(v->sink_page + reg) =
-		*apic_register(v, cpu_rdmsr(MSR_APIC_BASE), reg);
+	*(u32 *)(uintptr_t)(v->sink_page + reg) = *apic_register(v, cpu_rdmsr(MSR_APIC_BASE), reg);
 	hole_write(v, leaf);
 	return RESUME;
 }

@@ -36,7 +36,7 @@ static inline void apic_write(const struct vcpu *v, u64 base, u32 reg, u32 value
 /* `command` of an ICR to the CPU with that APIC ID; what the guest has in its ICR's high half stays. */
 void apic_send(const struct vcpu *v, u64 base, u32 id, u32 command);
 /* The same to this CPU. */
-void apic_send_to_self(const struct vcpu *v, u64 base, u32 command);
+void apic_send_to_self(struct vcpu *v, u64 base, u32 command);
 
 /* Once on each CPU, before its first VMRUN. */
 void apic_init(struct vcpu *v);

@@ -368,11 +368,11 @@ static struct decision {
 	enum tally_backend backend;
 	const char *why; /* it is not a better one */
 	bool cr_read_quirk;
-	bool global; /* PerfCntGlobalCtl starts and stops the counters */
-	struct pmu_vmrun_ticks tick;		    /* guest-only */
-	bool exact;				    /* switched */
-	struct pmu_switched_overhead overhead;	    /* switched */
-	int shift;				    /* clock: -1 if it is none */
+	bool global;			       /* PerfCntGlobalCtl starts and stops the counters */
+	struct pmu_vmrun_ticks tick;	       /* guest-only */
+	bool exact;			       /* switched */
+	struct pmu_switched_overhead overhead; /* switched */
+	int shift;			       /* clock: -1 if it is none */
 	u64 clock_overhead, swint_ticks;
 } decision;
 

@@ -74,6 +74,11 @@ static void ask(struct vcpu *v, struct vcpu *to, u32 request)
 	kick(v, to); /* oneself, too: the exit that asks may not be one that delivers */
 }
 
+void ipi_nmi_to_self(struct vcpu *v)
+{
+	ask(v, v, (u32)IPI_NMI);
+}
+
 bool ipi_command(struct vcpu *v, u64 icr)
 {
 	u32 request, found = 0;
@@ -141,7 +146,8 @@ void ipi_wait_for_sipi(struct vcpu *v)
 		nmi_wait();
 		nmi_unblock();
 		ipi_receive(v);
-		vcpu_clr_special(v, SPECIAL_INIT | SPECIAL_NMI); /* it is in INIT, and hears no NMI */
+		vcpu_clr_special(v,
+				 SPECIAL_INIT | SPECIAL_NMI); /* it is in INIT, and hears no NMI */
 	}
 	take_mail(v, (u32)IPI_SIPI);
 	s->cs.selector = (u16)(mail >> IPI_VECTOR_SHIFT << 8);

@@ -15,6 +15,9 @@ bool ipi_command(struct vcpu *v, u64 icr);
 /* The NMI alone, for a CPU in nmi_wait(). */
 void ipi_wake(struct vcpu *v, const struct vcpu *to);
 
+/* An NMI for L1 on this CPU, at the next VMRUN. */
+void ipi_nmi_to_self(struct vcpu *v);
+
 /* Whether this CPU's APIC is on: without, no NMI comes, nobody waits for it, and what is asked of it is done afterwards. */
 void ipi_reachable(struct vcpu *v, bool reachable);
 
@@ -36,8 +39,8 @@ void ipi_stop_others(struct vcpu *v);
 #define IPI_INIT BIT(0)
 #define IPI_SIPI BIT(1)
 #define IPI_NMI BIT(2)
-#define IPI_FILTER BIT(3) /* takes the event filter over: backend_take_filter() */
-#define IPI_STOP BIT(4)	  /* for good: another CPU prints the panic page */
+#define IPI_FILTER BIT(3)   /* takes the event filter over: backend_take_filter() */
+#define IPI_STOP BIT(4)	    /* for good: another CPU prints the panic page */
 #define IPI_VECTOR_SHIFT 24 /* of IPI_SIPI */
 
 #endif

@@ -211,8 +211,7 @@ static void init_vcpu(struct cpu *cpu, const struct handoff *h)
 	memory_fill_ff(v->sink_page);
 	v->cpu_features = cpu_cpuid(CPUID_SVM, 0).edx;
 	v->features = tally_features(v->cpu_features, h->config.hidden_features);
-	v->phys_bits =
-		h->phys_bits < CORE_MAX_PHYS_BITS ? h->phys_bits : CORE_MAX_PHYS_BITS;
+	v->phys_bits = h->phys_bits < CORE_MAX_PHYS_BITS ? h->phys_bits : CORE_MAX_PHYS_BITS;
 	v->gif = true;
 	v->svme = cpu_rdmsr(MSR_EFER) & EFER_SVME;
 	v->mem = (struct guest_memory){.base = NULL, .limit = BIT(v->phys_bits)};

@@ -84,7 +84,8 @@ void nested_init(struct vcpu *v)
 	struct vmcb_control *c = &v->vmcb02->control;
 
 	ASSERT(!shadow_init(&v->shadow, &v->mem, v->shadow_memory->pages[0],
-			    memory_hpa(v->shadow_memory->pages), v->shadow_memory->links, CORE_SHADOW_PAGES, v->hole, memory_hole_page_hpa()));
+			    memory_hpa(v->shadow_memory->pages), v->shadow_memory->links,
+			    CORE_SHADOW_PAGES, v->hole, memory_hole_page_hpa()));
 	init_msrpms(v);
 	for (unsigned int i = 0; i < ARRAY_SIZE(always); i++)
 		vcpu_set_l0_intercept(v, always[i], true);
@@ -132,8 +133,7 @@ static ALWAYS_INLINE void merge_permissions(struct vcpu *v)
 		if (vcpu_touches_hole(v, msrpm, MSRPM_BYTES))
 			vcpu_names_hole(v, msrpm, MSRPM_BYTES, "MSRPM");
 		from = guest_at(&v->mem, msrpm);
-#define X(msr)                                                                                     \
-	v->msrpm02[MSRPM_WORD(msr)] = v->msrpm01[MSRPM_WORD(msr)] | from[MSRPM_WORD(msr)];
+#define X(msr) v->msrpm02[MSRPM_WORD(msr)] = v->msrpm01[MSRPM_WORD(msr)] | from[MSRPM_WORD(msr)];
 		MERGED_MSRS(X)
 #undef X
 	} else {

@@ -198,7 +198,7 @@ struct vcpu {
 	struct range hole; /* hpa = gpa of our own memory */
 	struct npt *npt;   /* L1's nested tables */
 	struct shadow_memory *shadow_memory;
-	u8 *sink_page;	   /* for one write to nowhere; FFh in between */
+	u8 *sink_page; /* for one write to nowhere; FFh in between */
 	struct nested nested;
 	struct shadow shadow;
 	struct pmu pmu;
@@ -242,11 +242,11 @@ struct vcpu {
 	} track;
 
 	u8 nmi_seen, init_seen, irq_seen; /* by event_window(); irq_seen: the vector */
-	bool smp;	     /* there are others: NMIs exit, and the APIC is watched */
+	bool smp;			  /* there are others: NMIs exit, and the APIC is watched */
 	bool nmi_masked;     /* with smp: the guest is in its NMI handler, until IRET, */
 	bool nmi_unmask;     /* which is being stepped over */
 	bool waits_for_sipi; /* after INIT, before the next VMRUN */
-	bool was_reset;	     /* by INIT: gpr[] is new, and the way back to vmrun_loop keeps RBP and R12-R15 */
+	bool was_reset; /* by INIT: gpr[] is new, and the way back to vmrun_loop keeps RBP and R12-R15 */
 	struct apic_trap apic;
 
 	/* written by other CPUs: hv/ipi.h */

@@ -18,8 +18,7 @@ static inline bool apic_match_logical(u32 destination, const struct apic_identit
 	u32 ldr = to->ldr >> APIC_XAPIC_ID_SHIFT;
 
 	if (to->x2)
-		return destination >> 16 == to->ldr >> 16 &&
-		       (destination & to->ldr & 0xffff);
+		return destination >> 16 == to->ldr >> 16 && (destination & to->ldr & 0xffff);
 	if (destination == APIC_XAPIC_BROADCAST)
 		return true;
 	if (to->dfr >> 28 == 0xf) /* flat */

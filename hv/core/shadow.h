@@ -103,7 +103,7 @@ enum shadow_result {
 
 struct shadow_fault {
 	u32 error_code; /* SHADOW_REFLECT: EXITINFO1[31:0]; 33:32 are the hardware's */
-	u64 *leaf;	/* otherwise: the entry for the page, in a 4K table for SHADOW_HOLE_WRITE and TRAP_WRITE */
+	u64 *leaf; /* otherwise: the entry for the page, in a 4K table for SHADOW_HOLE_WRITE and TRAP_WRITE */
 	u64 l1_gpa;	/* SHADOW_REFLECT: of L1's entry that said no; otherwise of the access */
 	u64 page_bytes; /* otherwise: size of the leaf */
 };

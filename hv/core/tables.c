@@ -114,9 +114,8 @@ int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa)
 	t->npt = table(t);
 	t->core_root = table(t);
 	core_hole = table(t);
-	if (!t->npt || !t->core_root || !core_hole ||
-	    identity(t, t->npt, bits, t->npt_low) || identity(t, t->core_root, bits, core_low) ||
-	    !split_2m(t, 0) || map_core(t))
+	if (!t->npt || !t->core_root || !core_hole || identity(t, t->npt, bits, t->npt_low) ||
+	    identity(t, t->core_root, bits, core_low) || !split_2m(t, 0) || map_core(t))
 		return -E_NOMEM;
 	for (u64 i = 0; i < 512; i++)
 		core_hole[i] = hole_page_hpa | PTE_P | PTE_A | PTE_D;

@@ -30,7 +30,7 @@ struct npt {
 	u64 root[512];
 	u64 pdpt[512]; /* of the first 512 GByte */
 	u64 low[LOW_GIGABYTES][512];
-	u64 hole[512]; /* 512 times the page of FFh */
+	u64 hole[512];	/* 512 times the page of FFh */
 	u64 own[512];	/* the 2 MByte with the page of tables_own_entry() */
 	u64 *own_entry; /* what points to that, */
 	u64 own_was;	/* and what stood there; NULL: no such page */

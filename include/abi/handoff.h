@@ -32,7 +32,7 @@ struct image_header {
 	u64 image_end;	/* [rodata_end, image_end): RW, NX */
 	u64 rela_start; /* ELF64 RELA records, all R_X86_64_RELATIVE */
 	u64 rela_end;
-	u64 entry; /* core_entry_fn, System V ABI */
+	u64 entry;     /* core_entry_fn, System V ABI */
 	u64 cpu_bytes; /* of the region, for each CPU */
 };
 
@@ -93,8 +93,8 @@ struct handoff {
 	u32 version;
 	u8 phys_bits; /* physical address bits of the CPU */
 	u8 reserved[3];
-	u32 cpus;     /* that will be taken over */
-	u32 entered;  /* of these, in the core; the core counts it up */
+	u32 cpus;    /* that will be taken over */
+	u32 entered; /* of these, in the core; the core counts it up */
 	/* The core's memory: 2-MByte aligned, whole 2-MByte units, below 4 GByte; the image, relocated to CORE_VA,
 	 * at its start and zeroes behind. */
 	u64 region_hpa;

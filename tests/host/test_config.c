@@ -429,7 +429,7 @@ TEST(config_messages)
 			 SOURCE ":1: pmu=clockwork is not known, it stays as it "
 				"was; possible: auto guest-only switched clock off");
 	check_one_report("smp=al", SOURCE ":1: smp=al is not known, it stays as it was; "
-					     "possible: all ignore");
+					  "possible: all ignore");
 	check_one_report("pmu= clock", SOURCE ":1: pmu= clock is not known, it stays as it was; "
 					      "possible: auto guest-only switched clock off");
 	check_one_report("pmu=123456789012345678901234567890",
