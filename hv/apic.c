@@ -83,15 +83,23 @@ void apic_init(struct vcpu *v)
 	apic_moved(v);
 }
 
-/* All that is in service or requested is gone afterwards. */
+static u32 any_of(const struct vcpu *v, u64 base, u32 bank)
+{
+	u32 any = 0;
+
+	for (u32 word = 0; word < 8; word++)
+		any |= apic_read(v, base, bank + word * 0x10);
+	return any;
+}
+
+/* All that is in service or requested is gone afterwards. An NMI may come first, so it is tried until there is nothing left;
+ * but not for ever, for others may go on sending. */
 static void drain(struct vcpu *v, u64 base)
 {
-	for (unsigned int i = 0; i < 256; i++) {
-		unsigned int in_service = 0;
-
-		for (u32 word = 0; word < 8; word++)
-			in_service |= apic_read(v, base, APIC_ISR + word * 0x10);
-		if (!in_service && !events_take(v, true))
+	for (unsigned int i = 0; i < 512; i++) {
+		if (any_of(v, base, APIC_IRR))
+			events_take(v, true);
+		else if (!any_of(v, base, APIC_ISR))
 			return;
 		apic_write(v, base, APIC_EOI, 0);
 	}
