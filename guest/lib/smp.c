@@ -12,7 +12,7 @@
 
 /* TSC ticks, nanoseconds under -icount: long, for a machine that has other things to do. */
 #define PATIENCE 30000000000ull
-#define SETTLE 3000000ull
+#define SETTLE 8000000ull
 #define BEATS 1000u
 
 /* Behind the code in the page that a SIPI names. */
