@@ -22,6 +22,11 @@ struct smp_l2 *smp_l2(void)
 	return &l2s[smp_this()];
 }
 
+struct smp_l2 *smp_l2_of(u32 cpu)
+{
+	return &l2s[cpu];
+}
+
 void smp_l2_enable(void)
 {
 	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SVME);

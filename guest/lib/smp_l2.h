@@ -17,6 +17,7 @@ struct smp_l2 {
 void smp_l2_prepare(void);
 /* This CPU's. */
 struct smp_l2 *smp_l2(void);
+struct smp_l2 *smp_l2_of(u32 cpu);
 /* On this CPU: EFER.SVME and VM_HSAVE_PA; then VMRUN between CLGI and STGI. Returns the exit code. */
 void smp_l2_enable(void);
 u64 smp_l2_run(void);
