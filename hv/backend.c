@@ -538,8 +538,10 @@ void backend_take_filter(struct vcpu *v)
 /* One CPU at a time; a CPU that waits for its turn must do what the other asks of it. */
 void backend_set_filter(struct vcpu *v, const struct tally_filter *filter)
 {
-	while (__atomic_exchange_n(&filter_changing, true, __ATOMIC_ACQUIRE))
+	while (__atomic_exchange_n(&filter_changing, true, __ATOMIC_ACQUIRE)) {
 		ipi_serve(v);
+		cpu_pause();
+	}
 	all_cpus_filter = *filter;
 	backend_take_filter(v);
 	ipi_ask_all(v, (u32)IPI_FILTER);

@@ -86,7 +86,7 @@ bool ipi_command(struct vcpu *v, u64 icr)
 	switch (icr & APIC_DELIVERY) {
 	case APIC_DELIVERY_INIT:
 		if ((icr & (APIC_ICR_LEVEL | APIC_ICR_ASSERT)) == APIC_ICR_LEVEL)
-			return true; /* INIT level de-assert does nothing since the Pentium 4's days */
+			return true; /* level de-assert: nothing happens */
 		request = IPI_INIT;
 		break;
 	case APIC_DELIVERY_SIPI:
