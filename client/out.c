@@ -125,25 +125,26 @@ static void print_cell(struct out *o, unsigned int column, const char *text, siz
 
 static void print_table(struct out *o)
 {
+	unsigned int columns = o->columns; /* print_cell() leaves it as it is */
 	size_t width[OUT_COLUMNS] = {0};
 
-	if (!o->columns)
+	if (!columns)
 		return;
-	for (unsigned int c = 0; c < o->columns; c++) {
+	for (unsigned int c = 0; c < columns; c++) {
 		width[c] = length(o->names[c]);
-		for (unsigned int i = c; i < o->cells; i += o->columns)
+		for (unsigned int i = c; i < o->cells; i += columns)
 			if (length(o->pool + o->cell[i]) > width[c])
 				width[c] = length(o->pool + o->cell[i]);
 	}
 	put(o, "\n");
-	for (unsigned int c = 0; c < o->columns; c++)
+	for (unsigned int c = 0; c < columns; c++)
 		print_cell(o, c, o->names[c], width[c]);
 	put(o, "\n");
 	for (unsigned int i = 0; i < o->cells; i++) {
-		unsigned int c = i % o->columns;
+		unsigned int c = i % columns;
 
 		print_cell(o, c, o->pool + o->cell[i], width[c]);
-		if (c + 1 == o->columns)
+		if (c + 1 == columns)
 			put(o, "\n");
 	}
 }

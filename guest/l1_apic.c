@@ -332,7 +332,7 @@ static void take_all(void *arg)
 
 static void x2_fixed(u32 destination, u32 command, u32 flags)
 {
-	u32 before[MP_CPUS];
+	u32 before[MP_CPUS] = {0};
 
 	for (u32 i = 0; i < smp_cpus(); i++)
 		before[i] = smp_at(i)->interrupts;

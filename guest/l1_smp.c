@@ -90,7 +90,7 @@ static void check_physical(const void *arg)
 /* INIT is for `flags`, and nobody else: those stand, until a SIPI; the others go on and ignore theirs. */
 static void init_only(u32 flags)
 {
-	u32 starts[MP_CPUS];
+	u32 starts[MP_CPUS] = {0};
 
 	for (u32 i = 1; i < smp_cpus(); i++) {
 		starts[i] = smp_at(i)->starts;
@@ -166,7 +166,7 @@ static void check_nobody(const void *arg)
 
 static void check_others(const void *arg)
 {
-	u32 starts[MP_CPUS];
+	u32 starts[MP_CPUS] = {0};
 
 	(void)arg;
 	smp_command(0, INIT | OTHERS);
@@ -716,7 +716,7 @@ static void others_done(void)
 /* Exactly `flags` take one more. */
 static void fixed(u32 destination, u32 command, u32 flags)
 {
-	u32 before[MP_CPUS];
+	u32 before[MP_CPUS] = {0};
 
 	for (u32 i = 0; i < smp_cpus(); i++)
 		before[i] = smp_at(i)->interrupts;
@@ -841,8 +841,8 @@ static void check_storm(const void *arg)
 	smp_run_all(storm, &s);
 	smp_settle();
 	for (u32 i = 0; i < smp_cpus(); i++) {
-		CHECK_EQ(smp_at(i)->interrupts, s.fixed * STORM);
-		CHECK_EQ(smp_at(i)->nmis, s.nmi * STORM);
+		CHECK_EQ(smp_at(i)->interrupts, (u64)s.fixed * STORM);
+		CHECK_EQ(smp_at(i)->nmis, (u64)s.nmi * STORM);
 	}
 	smp_count_end(VECTOR);
 }

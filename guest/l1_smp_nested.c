@@ -190,7 +190,7 @@ static void check_counters(const void *arg)
 		if (i == 1)
 			CHECK_EQ(counted_guest[i], 0);
 		else if (platform.exact)
-			CHECK(counted_guest[i] >= 5 * ROUNDS);
+			CHECK(counted_guest[i] >= 5ull * ROUNDS);
 		else
 			CHECK(counted_guest[i] > 0);
 		CHECK(counted_host[i] > 0);
@@ -212,7 +212,7 @@ static void touch(void *arg)
 		u64 page = n & 1 ? n : n + me * 7;
 		volatile u64 *at =
 			(volatile u64 *)(status.region_gpa +
-					 page * PAGE_SIZE % status.region_bytes + 8 * me);
+					 page * PAGE_SIZE % status.region_bytes + 8ull * me);
 
 		check(*at == ~0ull);
 		*at = n;

@@ -26,8 +26,8 @@ struct cpu {
 
 static_assert(offsetof(struct cpu, vcpu) == STACK_BYTES, "vmrun.asm finds it by RSP");
 
-/* Memory for `count` CPUs. 0, or -E_NOMEM. */
-int cpus_init(u32 count);
+/* Memory for so many CPUs. 0, or -E_NOMEM. */
+int cpus_init(u32 number);
 
 /* 0 before cpus_init(). All of them run on us before L1 begins on any. */
 u32 cpus_count(void);
