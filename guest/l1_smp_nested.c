@@ -210,9 +210,8 @@ static void touch(void *arg)
 	for (u32 n = 0; n < HOLE_ROUNDS; n++) {
 		/* now the same place for all, now another one for each */
 		u64 page = n & 1 ? n : n + me * 7;
-		volatile u64 *at =
-			(volatile u64 *)(status.region_gpa +
-					 page * PAGE_SIZE % status.region_bytes + 8ull * me);
+		volatile u64 *at = (volatile u64 *)(status.region_gpa +
+						    page * PAGE_SIZE % status.region_bytes);
 
 		check(*at == ~0ull);
 		*at = n;
