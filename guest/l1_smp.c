@@ -811,6 +811,12 @@ struct storm {
 	u32 fixed, nmi;
 };
 
+/* Of each CPU: with more CPUs than the machine that runs QEMU has, each of them waits for its turn. */
+static u32 storm_rounds(void)
+{
+	return smp_cpus() > 4 ? STORM / 10 : STORM;
+}
+
 static void storm(void *arg)
 {
 	const struct storm *s = arg;
@@ -818,7 +824,7 @@ static void storm(void *arg)
 	struct smp_cpu *to = smp_at(next);
 
 	sti();
-	for (u32 n = 1; n <= STORM; n++) {
+	for (u32 n = 1; n <= storm_rounds(); n++) {
 		if (s->fixed)
 			smp_send(next, VECTOR);
 		if (s->nmi)
@@ -841,8 +847,8 @@ static void check_storm(const void *arg)
 	smp_run_all(storm, &s);
 	smp_settle();
 	for (u32 i = 0; i < smp_cpus(); i++) {
-		CHECK_EQ(smp_at(i)->interrupts, (u64)s.fixed * STORM);
-		CHECK_EQ(smp_at(i)->nmis, (u64)s.nmi * STORM);
+		CHECK_EQ(smp_at(i)->interrupts, (u64)s.fixed * storm_rounds());
+		CHECK_EQ(smp_at(i)->nmis, (u64)s.nmi * storm_rounds());
 	}
 	smp_count_end(VECTOR);
 }
