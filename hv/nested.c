@@ -312,17 +312,10 @@ void nested_inject_end(struct vcpu *v)
 /* For L2 or for L1, as the bitmap says. */
 static ALWAYS_INLINE void switch_counters(struct vcpu *v, bool in_l2)
 {
-	u64 counters = pmu_nested_mode(&v->pmu, in_l2);
 	u32 run;
 
-	if (likely(!counters))
-		return;
-	if (pmu_guest_only_switch(&v->guest_only, &v->pmu, in_l2, &run)) {
+	if (pmu_guest_only_transition(&v->guest_only, &v->pmu, in_l2, &run))
 		cpu_wrmsr(MSR_PERF_GLOBAL_CTL, run);
-	} else {
-		pmu_mark(&v->pmu, counters);
-		pmu_commit_pending(&v->pmu);
-	}
 }
 
 u32 exit_vmrun(struct vcpu *v)

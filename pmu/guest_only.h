@@ -110,4 +110,20 @@ static ALWAYS_INLINE bool pmu_guest_only_switch(struct pmu_guest_only *backend, 
 	return true;
 }
 
+/* All of an L1<->L2 switch, also where another backend is in use, whose `detour` is set. True: as above, *run is to be
+ * written to PerfCntGlobalCtl. */
+static ALWAYS_INLINE bool pmu_guest_only_transition(struct pmu_guest_only *backend, struct pmu *pmu,
+						    bool in_l2, u32 *run)
+{
+	u64 counters = pmu_nested_mode(pmu, in_l2);
+
+	if (likely(!counters))
+		return false;
+	if (pmu_guest_only_switch(backend, pmu, in_l2, run))
+		return true;
+	pmu_mark(pmu, counters);
+	pmu_commit_pending(pmu);
+	return false;
+}
+
 #endif
