@@ -437,17 +437,8 @@ static const struct test {
 void guest_main(void)
 {
 	tap_plan(ARRAY_SIZE(tests));
-	if (!svm_start())
+	if (!smp_begin(true))
 		return;
-	if (smp_init() < 2) {
-		tap_skip_all("one CPU only");
-		return;
-	}
-	if (apic_x2()) {
-		tap_skip_all("the firmware has left x2APIC mode on");
-		return;
-	}
-	note("cpus: %u", smp_cpus());
 	if (!smp_start_all()) {
 		tap_run("all CPUs start", tests[0].run, NULL);
 		return;

@@ -889,17 +889,8 @@ static const struct test {
 void guest_main(void)
 {
 	tap_plan(ARRAY_SIZE(tests));
-	if (!svm_start())
+	if (!smp_begin(true))
 		return;
-	if (smp_init() < 2) {
-		tap_skip_all("one CPU only");
-		return;
-	}
-	if (apic_x2()) {
-		tap_skip_all("the firmware has left x2APIC mode on");
-		return;
-	}
-	note("cpus: %u", smp_cpus());
 	for (u32 i = 0; i < ARRAY_SIZE(tests); i++)
 		tap_run(tests[i].name, tests[i].run, tests[i].arg);
 	smp_end();

@@ -257,13 +257,8 @@ static const struct test {
 void guest_main(void)
 {
 	tap_plan(ARRAY_SIZE(tests));
-	if (!svm_start())
+	if (!smp_begin(false))
 		return;
-	if (smp_init() < 2) {
-		tap_skip_all("one CPU only");
-		return;
-	}
-	note("cpus: %u", smp_cpus());
 	if (!smp_start_all()) {
 		tap_skip_all("a CPU does not start, see l1_smp");
 		return;

@@ -2,6 +2,7 @@
 #include "guest/lib/smp.h"
 
 #include "guest/lib/cpu.h"
+#include "guest/lib/svm.h"
 #include "guest/lib/tap.h"
 #include "guest/lib/trap.h"
 #include "x86/cr.h"
@@ -51,6 +52,22 @@ static u32 count;
 static struct smp_page *page_at(u32 n)
 {
 	return (struct smp_page *)(mp_low + n * PAGE_SIZE + PAGE_DATA);
+}
+
+bool smp_begin(bool xapic)
+{
+	if (!svm_start())
+		return false;
+	if (smp_init() < 2) {
+		tap_skip_all("one CPU only");
+		return false;
+	}
+	if (xapic && apic_x2()) {
+		tap_skip_all("the firmware has left x2APIC mode on");
+		return false;
+	}
+	note("cpus: %u", smp_cpus());
+	return true;
 }
 
 u32 smp_cpus(void)

@@ -57,6 +57,8 @@ struct smp_cpu {
 
 /* Finds out about the CPUs; none is started. 0: the firmware does not tell, or has no memory to start them in. */
 u32 smp_init(void);
+/* svm_start() and that, for a guest that needs others, and with `xapic` the APIC's page. False: all tests are skipped. */
+bool smp_begin(bool xapic);
 u32 smp_cpus(void);
 struct smp_cpu *smp_at(u32 cpu);
 u32 smp_this(void);
