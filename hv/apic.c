@@ -243,7 +243,7 @@ u32 apic_exit_write(struct vcpu *v, u64 gpa, u64 *leaf)
 	}
 	v->apic.stepped = reg;
 	v->apic.step = true;
-	*(u32 *)(uintptr_t)(v->sink_page + reg) = *apic_register(v, cpu_rdmsr(MSR_APIC_BASE), reg);
+	*(u32 *)(uintptr_t)(v->sink_page + reg) = *apic_register(v, v->apic.trapped, reg);
 	hole_write(v, leaf);
 	return RESUME;
 }

@@ -19,7 +19,7 @@ struct cpu {
 	struct vcpu vcpu; /* RSP points here at VMRUN */
 	struct vmcb vmcb01, vmcb02;
 	u8 hsave[PAGE_SIZE] ALIGNED(4096);
-	struct npt npt ALIGNED(4096);
+	struct npt npt;
 	u8 sink_page[PAGE_SIZE] ALIGNED(4096);
 	struct shadow_memory shadow ALIGNED(4096);
 } ALIGNED(STACK_BYTES);

@@ -2,12 +2,9 @@
 #include "hv/ipi.h"
 #include "hv/apic.h"
 #include "hv/core/apic_match.h"
-#include "hv/core/event.h"
 #include "hv/cpu.h"
 #include "hv/cpus.h"
 #include "hv/log.h"
-#include "hv/panic.h"
-#include "x86/cr.h"
 #include "x86/msr.h"
 
 void ipi_wake(struct vcpu *v, const struct vcpu *to)

@@ -34,8 +34,7 @@ struct npt {
 	u64 own[512];	/* the 2 MByte with the page of tables_own_entry() */
 	u64 *own_entry; /* what points to that, */
 	u64 own_was;	/* and what stood there; NULL: no such page */
-	u64 unused[510];
-};
+} ALIGNED(4096);
 
 struct tables {
 	struct page_pool pool;
