@@ -235,17 +235,23 @@ static void check_exact(const void *arg)
 	pmu_stop_all();
 }
 
-static void check_overflow(const void *arg)
+/* Counter 3 carries, and the trace goes on. */
+static void overflow_traced(void)
 {
-	u64 found = 0;
-
-	(void)arg;
 	pmu_stop_all();
 	wrmsr(MSR_PERF_GLOBAL_STATUS_CLR, ~0ull);
 	wrmsr(MSR_PERFCTR(3), PMU_COUNTER_MASK - 100);
 	wrmsr(MSR_PERFEVTSEL(3), SEL_INSTRUCTIONS);
 	watch(TALLY_WATCH_TRACE);
 	pmu_sample_rdpmc(&sample);
+}
+
+static void check_overflow(const void *arg)
+{
+	u64 found = 0;
+
+	(void)arg;
+	overflow_traced();
 	CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), BIT(3));
 	wrmsr(MSR_PERF_GLOBAL_STATUS_CLR, BIT(3));
 	pmu_sample_rdpmc(&sample);
@@ -268,12 +274,7 @@ static void check_overflow_found(const void *arg)
 	u64 overflow = 0, marker = 0;
 
 	(void)arg;
-	pmu_stop_all();
-	wrmsr(MSR_PERF_GLOBAL_STATUS_CLR, ~0ull);
-	wrmsr(MSR_PERFCTR(3), PMU_COUNTER_MASK - 100);
-	wrmsr(MSR_PERFEVTSEL(3), SEL_INSTRUCTIONS);
-	watch(TALLY_WATCH_TRACE);
-	pmu_sample_rdpmc(&sample);
+	overflow_traced();
 	wrmsr(MSR_PERFCTR(3), 7); /* the carry has to be seen before it */
 	wrmsr(MSR_PERFEVTSEL(5), EVENT_CYCLES_NOT_HALTED);
 	CHECK_EQ(rdmsr(MSR_PERF_GLOBAL_STATUS), BIT(3));
