@@ -131,6 +131,13 @@ L2_READY(ready_rdpmc_exits, l2_rdpmc, INTERCEPT(RDPMC))
 L2_READY(ready_ud_exits, l2_ud, INTERCEPT_EXCEPTION(VEC_UD))
 L2_READY(ready_de_exits, l2_de, INTERCEPT_EXCEPTION(VEC_DE))
 
+static void ready_cpuid_traps(void)
+{
+	l2_reset(l2_cpuid);
+	l2_intercept(INTERCEPT_EXCEPTION(VEC_DB));
+	l2.vmcb.save.rflags |= RFLAGS_TF;
+}
+
 static void ready_npt(void)
 {
 	l2_reset(l2_ten_nops);
@@ -196,6 +203,8 @@ static const struct retire {
 	{"L2: CPUID that L1 does not intercept", ready_cpuid, m_vmrun, 3, 3, IN_L1, false, NULL},
 	{"L2: CPUID with prefixes", ready_cpuid_prefixed, m_vmrun, 3, 3, IN_L1, false, NULL},
 	{"L2: a hundred CPUIDs", ready_cpuid_hundred, m_vmrun, 3, 101, IN_L1, false, NULL},
+	{"L2: CPUID, and its single-step trap that L1 intercepts", ready_cpuid_traps, m_vmrun, 3, 2,
+	 IN_L1, false, NULL},
 	{"L2: CPUID that L1 intercepts", ready_cpuid_exits, m_vmrun, 3, 1, IN_L1, false, NULL},
 	{"L2: RDMSR EFER", ready_rdmsr, m_vmrun, 3, 3, IN_L1, false, NULL},
 	{"L2: RDPMC", ready_rdpmc, m_vmrun, 3, 3, IN_L1, false, NULL},

@@ -380,7 +380,6 @@ static void use_guest_only(struct vcpu *v, enum svme0_rule rule)
 {
 	const struct pmu_vmrun_ticks *tick = &decision.tick;
 
-	v->hardware_pmu = true;
 	for (unsigned int n = 0; n < PMU_COUNTERS; n++)
 		cpu_wrmsr(MSR_PERFEVTSEL(n), 0);
 	pmu_guest_only_init(&v->guest_only, *tick, decision.global, msr_read, msr_write);
@@ -406,7 +405,6 @@ static void use_switched(struct vcpu *v, enum svme0_rule rule)
 	const struct pmu_switched_overhead *overhead = &decision.overhead;
 	unsigned int both = PMU_SWITCHED_FILTER(EVTSEL_USR | EVTSEL_OS);
 
-	v->hardware_pmu = true;
 	v->switched_exact = decision.exact;
 	pmu_switched_init(&v->switched, decision.global, switched_rdmsr, switched_wrmsr);
 	v->switched.overhead = *overhead;
@@ -682,7 +680,10 @@ void backend_selector_written(struct vcpu *v)
 	u64 unsupported;
 
 	pmu_commit(&v->pmu);
+	if (v->backend == TALLY_BACKEND_GUEST_ONLY)
+		pmu_guest_only_prepare(&v->guest_only, &v->pmu);
 	if (v->backend != TALLY_BACKEND_CLOCK) {
+		v->settles = v->pmu.enabled;
 		if (v->backend == TALLY_BACKEND_SWITCHED)
 			interrupts_choose(v, v->pmu.enabled & v->switched.interrupting);
 		return;

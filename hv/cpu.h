@@ -30,9 +30,14 @@ static ALWAYS_INLINE u64 cpu_rdmsr(u32 msr)
 	return lo | (u64)hi << 32;
 }
 
+static ALWAYS_INLINE void cpu_wrmsr_halves(u32 msr, u32 low, u32 high)
+{
+	asm volatile("wrmsr" : : "c"(msr), "a"(low), "d"(high) : "memory");
+}
+
 static ALWAYS_INLINE void cpu_wrmsr(u32 msr, u64 value)
 {
-	asm volatile("wrmsr" : : "c"(msr), "a"((u32)value), "d"((u32)(value >> 32)) : "memory");
+	cpu_wrmsr_halves(msr, (u32)value, (u32)(value >> 32));
 }
 
 static ALWAYS_INLINE u64 cpu_rdtsc(void)

@@ -295,15 +295,15 @@ static u32 exit_unknown(struct vcpu *v)
 	vcpu_shutdown(v, "unexpected-exit");
 }
 
-static ALWAYS_INLINE void apply(struct vcpu *v, u32 verdict, bool hardware_pmu)
+static ALWAYS_INLINE void apply(struct vcpu *v, u32 verdict, bool may_settle)
 {
 	if (likely(verdict == ADVANCE)) {
 		struct vmcb *vmcb = v->vmcb;
 
 		vmcb->save.rip = v->next_rip;
 		vmcb->control.int_state &= ~INTERRUPT_SHADOW;
-		if (hardware_pmu)
-			vcpu_retire_hardware(v);
+		if (may_settle)
+			vcpu_retire(v);
 		else
 			pmu_clock_retire(&v->clock);
 		if (unlikely(vmcb->save.rflags & (RFLAGS_TF | RFLAGS_RF)))
@@ -393,7 +393,7 @@ static NOINLINE void prepare(struct vcpu *v)
 	if (v->special & SPECIAL_PMI)
 		apic_timer_entry(v);
 	if (unlikely(v->was_reset) && !(v->special & SPECIAL_WATCH)) {
-		if (v->hardware_pmu)
+		if (v->settles)
 			settle_ticks(v);
 		vcpu_enter(v);
 	}
@@ -411,7 +411,7 @@ static NOINLINE bool own_exit(struct vcpu *v)
 void vcpu_exit_special(struct vcpu *v)
 {
 	u64 code = v->vmcb->control.exit_code;
-	bool hardware_pmu = v->hardware_pmu;
+	bool settled = v->settles; /* and once more if this exit is the end of it */
 
 	record(v, code, exit_slot(code), v->vmcb->save.rip);
 	if (unlikely(v->special &
@@ -431,11 +431,11 @@ void vcpu_exit_special(struct vcpu *v)
 	else if (vcpu_in_l2(v) && nested_wants(v, code))
 		reflect(v, code);
 	else
-		apply(v, handle(v, code), hardware_pmu);
+		apply(v, handle(v, code), true);
 	if (unlikely(v->special &
 		     (SPECIAL_INIT | SPECIAL_NMI | SPECIAL_TRACK | SPECIAL_FLAW | SPECIAL_PMI)))
 		prepare(v);
-	if (hardware_pmu)
+	if (unlikely(settled | v->settles))
 		settle_ticks(v);
 }
 
@@ -443,7 +443,7 @@ void vcpu_exit_special(struct vcpu *v)
 static NOINLINE void ordinary_unknown(struct vcpu *v)
 {
 	u64 code = v->vmcb->control.exit_code;
-	bool hardware_pmu = v->hardware_pmu;
+	bool settled = v->settles; /* and once more if this exit is the end of it */
 
 	if (unlikely(code >= ARRAY_SIZE(exits) || !exits[code].length)) {
 		u64 rip = v->vmcb->save.rip;
@@ -453,13 +453,13 @@ static NOINLINE void ordinary_unknown(struct vcpu *v)
 			return;
 		}
 		record(v, code, code, rip);
-		apply(v, ADVANCE, hardware_pmu);
+		apply(v, ADVANCE, true);
 	} else {
 		record(v, code, code, v->vmcb->save.rip);
 		locate(v, &exits[code], code);
-		apply(v, exits[code].handle(v), hardware_pmu);
+		apply(v, exits[code].handle(v), true);
 	}
-	if (hardware_pmu)
+	if (unlikely(settled | v->settles))
 		settle_ticks(v);
 }
 
@@ -488,7 +488,9 @@ void vcpu_choose_exit(struct vcpu *v)
 	for (unsigned int i = 0; i < KNOWN_APIC_WRITES; i++)
 		v->known_apic[i].rip = ~0ull;
 	/* with nRIP, or ticks to settle, there is nothing to know */
-	v->ordinary_exit =
-		v->cpu_features & SVM_NRIPS || v->hardware_pmu ? ordinary_unknown : ordinary_known;
+	v->ordinary_exit = v->cpu_features & SVM_NRIPS || v->backend == TALLY_BACKEND_GUEST_ONLY ||
+					   v->backend == TALLY_BACKEND_SWITCHED
+				   ? ordinary_unknown
+				   : ordinary_known;
 	v->on_exit = v->ordinary_exit;
 }

@@ -309,13 +309,15 @@ void nested_inject_end(struct vcpu *v)
 		v->vmcb02->save.rip = v->nested.soft_rip; /* its delivery did not happen */
 }
 
+static ALWAYS_INLINE void write_counters(const struct pmu_guest_only_write *write)
+{
+	cpu_wrmsr_halves(write->msr, write->low, write->high);
+}
+
 /* For L2 or for L1, as the bitmap says. */
 static ALWAYS_INLINE void switch_counters(struct vcpu *v, bool in_l2)
 {
-	u32 run;
-
-	if (pmu_guest_only_transition(&v->guest_only, &v->pmu, in_l2, &run))
-		cpu_wrmsr(MSR_PERF_GLOBAL_CTL, run);
+	pmu_guest_only_transition(&v->guest_only, &v->pmu, in_l2, write_counters);
 }
 
 u32 exit_vmrun(struct vcpu *v)
@@ -392,8 +394,16 @@ static ALWAYS_INLINE void leave_l2(struct vcpu *v)
 	switch_counters(v, false);
 }
 
+/* What L0 has emulated for L2 since it ran last is L2's, also if it does not run any more. */
+static void settle_l2(struct vcpu *v)
+{
+	if (v->guest_only.owed)
+		pmu_guest_only_settle(&v->guest_only);
+}
+
 void nested_leave(struct vcpu *v)
 {
+	settle_l2(v);
 	if (v->special & SPECIAL_STEP)
 		step_end(v);
 	leave_l2(v);
@@ -439,6 +449,7 @@ void nested_vmexit_made(struct vcpu *v, u64 code, u64 info1, u64 info2)
 {
 	v->vmcb02->control.next_rip = 0;
 	v->vmcb02->control.insn_len = 0;
+	settle_l2(v);
 	nested_vmexit(v, code, info1, info2);
 }
 

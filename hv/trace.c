@@ -153,7 +153,7 @@ static void trace_stop(struct vcpu *v)
 	put(v, TALLY_TRACE_STOP, 0, exact_ticks(v));
 	v->clock.counting &= ~PMU_CLOCK_TIME;
 	v->pmu.hw = v->trace.machine;
-	if (v->guest_only.global)
+	if (v->backend == TALLY_BACKEND_GUEST_ONLY)
 		v->guest_only.detour &= ~PMU_GUEST_ONLY_DETOUR;
 }
 

@@ -173,16 +173,16 @@ struct vcpu {
 	bool cr_read_quirk; /* the CPU takes reads of other CRs for reads of CR0: MERGE_CR_READS */
 	bool halt_intercepted;
 	bool counters_hidden; /* guest-only: reads and writes of counters exit for now */
-	bool hardware_pmu;    /* the backend's counters are the machine's */
-	bool pmu_odd;	      /* not all writes to it do what they should: pmu=off, pmu.flaw= */
-	u32 pmu_flaw;	      /* enum pmu_flaw */
-	u32 pmu_uneven;	      /* PMU_FLAW_UNEVEN: a random number */
-	u8 phys_bits;	      /* that L1 sees */
-	bool host_if;	      /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
-	u32 cpu_features;     /* CPUID 8000_000A EDX of the CPU */
-	u32 features;	      /* and what L1 is offered */
-	u32 special;	      /* SPECIAL_*: why exits do not take the ordinary path */
-	u32 insn_prefixes;    /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
+	bool settles; /* the counters are the machine's, and one is enabled: what retires is settled */
+	bool pmu_odd;	   /* not all writes to it do what they should: pmu=off, pmu.flaw= */
+	u32 pmu_flaw;	   /* enum pmu_flaw */
+	u32 pmu_uneven;	   /* PMU_FLAW_UNEVEN: a random number */
+	u8 phys_bits;	   /* that L1 sees */
+	bool host_if;	   /* RFLAGS.IF of L0 at VMRUN: matters where V_INTR_MASKING=1 */
+	u32 cpu_features;  /* CPUID 8000_000A EDX of the CPU */
+	u32 features;	   /* and what L1 is offered */
+	u32 special;	   /* SPECIAL_*: why exits do not take the ordinary path */
+	u32 insn_prefixes; /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
 	u64 next_rip; /* behind the instruction that exited, where it has a length in the exit table */
 	u32 backend;	      /* enum tally_backend */
 	u32 depth;	      /* 1 on the machine itself, 2 under one of us, ... */
@@ -516,20 +516,14 @@ void backend_take_filter(struct vcpu *v);
 void backend_hide_counters(struct vcpu *v, bool hide);
 
 /* An instruction that L0 emulated retires, at the CPL and in the state that the current VMCB shows. */
-static ALWAYS_INLINE void vcpu_retire_hardware(struct vcpu *v)
+static ALWAYS_INLINE void vcpu_retire(struct vcpu *v)
 {
-	if (likely(v->backend == TALLY_BACKEND_GUEST_ONLY))
+	if (likely(!v->settles))
+		pmu_clock_retire(&v->clock);
+	else if (likely(v->backend == TALLY_BACKEND_GUEST_ONLY))
 		pmu_guest_only_retire(&v->guest_only, v->vmcb->save.cpl);
 	else
 		pmu_switched_retire(&v->switched, v->vmcb->save.cpl);
-}
-
-static ALWAYS_INLINE void vcpu_retire(struct vcpu *v)
-{
-	if (likely(!v->hardware_pmu))
-		pmu_clock_retire(&v->clock);
-	else
-		vcpu_retire_hardware(v);
 }
 
 /* Whether retired instructions are counted to the last one. */

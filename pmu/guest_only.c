@@ -40,7 +40,7 @@ void pmu_guest_only_correct(struct pmu_guest_only *backend, u64 owed, u64 entere
 	u64 ticked = backend->on_ticked & backend->enabled, counters = owed_to | ticked | ahead;
 
 	backend->ahead = 0;
-	backend->detour &= PMU_GUEST_ONLY_DETOUR;
+	backend->detour &= PMU_GUEST_ONLY_DETOUR | PMU_GUEST_ONLY_NOTHING;
 	for (; counters; counters &= counters - 1) {
 		unsigned int idx = (unsigned int)__builtin_ctzll(counters);
 		u64 eventsel = backend->eventsel[idx], correction = 0;
@@ -55,9 +55,7 @@ void pmu_guest_only_correct(struct pmu_guest_only *backend, u64 owed, u64 entere
 	}
 }
 
-/* What was emulated so far belongs to the counters as they run now. To be called before anything
- * reads or changes them. */
-static void settle(struct pmu_guest_only *backend)
+void pmu_guest_only_settle(struct pmu_guest_only *backend)
 {
 	u64 owed = backend->owed;
 
@@ -71,8 +69,8 @@ static void guest_only_write_evtsel(struct pmu_hw *hw, unsigned int idx, u64 eve
 	struct pmu_guest_only *backend = to_guest_only(hw);
 	u64 bit = BIT(idx), was = backend->enabled;
 
-	settle(backend);
-	backend->eventsel[idx] = eventsel;
+	pmu_guest_only_settle(backend);
+	backend->eventsel[idx] = eventsel & ~EVTSEL_EN;
 	backend->enabled &= ~bit;
 	backend->on_instructions &= ~bit;
 	backend->on_ticked &= ~bit;
@@ -103,20 +101,14 @@ static void guest_only_write_enables(struct pmu_hw *hw, u64 run, u64 changed)
 {
 	struct pmu_guest_only *backend = to_guest_only(hw);
 
-	settle(backend);
+	pmu_guest_only_settle(backend);
 	backend->enabled = run;
 	for (; changed; changed &= changed - 1) {
 		unsigned int idx = (unsigned int)__builtin_ctzll(changed);
 
-		backend->eventsel[idx] ^= EVTSEL_EN;
-		backend->wrmsr(backend, MSR_PERFEVTSEL(idx), backend->eventsel[idx]);
+		backend->wrmsr(backend, MSR_PERFEVTSEL(idx),
+			       backend->eventsel[idx] | (run & BIT(idx) ? EVTSEL_EN : 0));
 	}
-}
-
-static NOINLINE void settle_first(struct pmu_hw *hw, u64 run, u64 changed)
-{
-	settle(to_guest_only(hw));
-	hw->write_enables(hw, run, changed);
 }
 
 /* The same by PerfCntGlobalCtl. */
@@ -124,19 +116,57 @@ static void guest_only_write_global(struct pmu_hw *hw, u64 run, u64 changed)
 {
 	struct pmu_guest_only *backend = to_guest_only(hw);
 
-	if (unlikely(backend->owed | backend->ahead)) {
-		settle_first(hw, run, changed);
-		return;
-	}
+	(void)changed;
+	pmu_guest_only_settle(backend);
 	backend->enabled = run;
 	backend->wrmsr(backend, MSR_PERF_GLOBAL_CTL, run);
+}
+
+static struct pmu_guest_only_write write_of(u32 msr, u64 value)
+{
+	return (struct pmu_guest_only_write){msr, (u32)value, (u32)(value >> 32)};
+}
+
+void pmu_guest_only_prepare(struct pmu_guest_only *backend, const struct pmu *pmu)
+{
+	u64 changing = pmu->enabled & pmu->reprogram_pmc_on_nested_transition;
+
+	for (unsigned int in_l2 = 0; in_l2 < 2; in_l2++) {
+		enum pmu_mode mode = in_l2 ? PMU_MODE_L2 : PMU_MODE_L1;
+		struct pmu_guest_only_switch *into = &backend->into[in_l2];
+
+		into->run = pmu->enabled & pmu->allowed[mode];
+		backend->writes = 0;
+		if (backend->global) {
+			into->write[backend->writes++] = write_of(MSR_PERF_GLOBAL_CTL, into->run);
+			continue;
+		}
+		for (u64 left = changing; left; left &= left - 1) {
+			unsigned int idx = (unsigned int)__builtin_ctzll(left);
+
+			into->write[backend->writes++] = write_of(
+				MSR_PERFEVTSEL(idx), pmu_machine_evtsel_in(pmu, idx, mode));
+		}
+	}
+	if (changing)
+		backend->detour &= ~PMU_GUEST_ONLY_NOTHING;
+	else
+		backend->detour |= PMU_GUEST_ONLY_NOTHING;
+}
+
+void pmu_guest_only_detour(struct pmu_guest_only *backend, struct pmu *pmu)
+{
+	if (backend->detour == PMU_GUEST_ONLY_NOTHING)
+		return;
+	pmu_mark(pmu, pmu->reprogram_pmc_on_nested_transition);
+	pmu_commit_pending(pmu);
 }
 
 static u64 guest_only_read_ctr(struct pmu_hw *hw, unsigned int idx)
 {
 	struct pmu_guest_only *backend = to_guest_only(hw);
 
-	settle(backend);
+	pmu_guest_only_settle(backend);
 	return backend->rdmsr(backend, MSR_PERFCTR(idx));
 }
 
@@ -144,7 +174,7 @@ static void guest_only_write_ctr(struct pmu_hw *hw, unsigned int idx, u64 value)
 {
 	struct pmu_guest_only *backend = to_guest_only(hw);
 
-	settle(backend);
+	pmu_guest_only_settle(backend);
 	backend->wrmsr(backend, MSR_PERFCTR(idx), value);
 }
 
@@ -187,7 +217,7 @@ void pmu_guest_only_init(struct pmu_guest_only *backend, struct pmu_vmrun_ticks 
 		.wrmsr = wrmsr,
 		.tick = tick,
 		.global = global,
-		.detour = global ? 0 : PMU_GUEST_ONLY_DETOUR,
+		.detour = PMU_GUEST_ONLY_NOTHING,
 	};
 	if (global)
 		wrmsr(backend, MSR_PERF_GLOBAL_CTL, 0);

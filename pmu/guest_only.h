@@ -15,8 +15,9 @@
  * counter is let run one ahead of the guest's, and is put right at the next exit, when it holds 1
  * or more. Until then the guest must not reach the counters without an exit.
  *
- * With PerfMonV2 PerfCntGlobalCtl holds the counters that run: an L1<->L2 switch is one write, for
- * one counter as for six.
+ * An L1<->L2 switch is a list of writes that was prepared when a selector changed: the selectors of
+ * the counters that start or stop, or with PerfMonV2 PerfCntGlobalCtl alone, which then holds the
+ * counters that run.
  *
  * A correction that carries is a register write, which the hardware takes for no overflow: its
  * status bit and its interrupt are L0's to give.
@@ -33,14 +34,24 @@ struct pmu_vmrun_ticks {
 	bool far_transfers; /* event 0C6h */
 };
 
+struct pmu_guest_only_write {
+	u32 msr, low, high;
+};
+
 struct pmu_guest_only {
 	struct pmu_hw hw; /* first: the hw functions find the rest from it */
 	u64 (*rdmsr)(struct pmu_guest_only *backend, u32 msr);
 	void (*wrmsr)(struct pmu_guest_only *backend, u32 msr, u64 value);
 	struct pmu_vmrun_ticks tick;
 	bool global; /* EN stays set in the selectors, and PerfCntGlobalCtl is what starts and stops */
-	/* Not 0: pmu_guest_only_switch() may not be used. `ahead`, or one bit more. */
+	/* Not 0: the list of writes is not the way of a switch. `ahead`, or one of the bits below. */
 	u64 detour;
+	/* What a switch does, prepared: into L1, into L2. The number of writes is the same. */
+	u32 writes;
+	struct pmu_guest_only_switch {
+		u64 run; /* counters that run then */
+		struct pmu_guest_only_write write[PMU_COUNTERS];
+	} into[2];
 
 	/* Counters that hold one more than the guest's while it runs: then all reads and writes of
 	 * counters have to come here, from pmu_guest_only_entry() on until the next one. */
@@ -57,7 +68,7 @@ struct pmu_guest_only {
 	u64 on_ticked;	     /* counts something that a VMRUN of L0's adds to */
 	u64 on_either;
 	u64 on_one;		    /* one of the two, but not the other */
-	u64 eventsel[PMU_COUNTERS]; /* with `global`, EN is not kept here */
+	u64 eventsel[PMU_COUNTERS]; /* EN is not kept here */
 };
 
 /* Numbers of instructions: those at CPL 0 in the low half of a word, those at CPL > 0 in the high
@@ -90,40 +101,57 @@ static inline void pmu_guest_only_entry(struct pmu_guest_only *backend, unsigned
 		pmu_guest_only_correct(backend, owed, PMU_AT_CPL(cpl));
 }
 
-/* PerfCntGlobalCtl is not it, or somebody has to see what the backend is asked for. */
+/* In `detour`: there is nothing to write; somebody has to see what the backend is asked for, or it is another. */
+#define PMU_GUEST_ONLY_NOTHING BIT(62)
 #define PMU_GUEST_ONLY_DETOUR BIT(63)
 
+/* To be called after a pmu_commit() that followed a change of a selector, of PerfCntGlobalCtl or of the filter: before the
+ * next switch. */
+void pmu_guest_only_prepare(struct pmu_guest_only *backend, const struct pmu *pmu);
+
+/* What was emulated so far belongs to the counters as they run now. Before a #VMEXIT that follows an emulated instruction
+ * without a VMRUN in between; what else changes or reads counters does so by itself. */
+void pmu_guest_only_settle(struct pmu_guest_only *backend);
+
+/* Of pmu_guest_only_transition(): where there is no list of writes, or another backend. */
+void pmu_guest_only_detour(struct pmu_guest_only *backend, struct pmu *pmu);
+
 /*
- * An L1<->L2 switch that makes a difference for a counter, after pmu_nested_mode() and with nothing pending: what
- * pmu_commit() would do, where it is one write. True: *run is to be written to PerfCntGlobalCtl. False: pmu_mark() and
- * pmu_commit().
+ * All of an L1<->L2 switch, with SVME=1 and nothing pending: what pmu_nested_transition() and pmu_commit() would do. Also
+ * where another backend is in use, whose `detour` is set. 8 instructions, and 6 for each write with its own four
+ * (tests/host/transition-cost): so what is only looked at here must not be kept in a register.
  */
-static ALWAYS_INLINE bool pmu_guest_only_switch(struct pmu_guest_only *backend, struct pmu *pmu,
-						bool in_l2, u32 *run)
+static ALWAYS_INLINE void pmu_guest_only_transition(
+	struct pmu_guest_only *backend, struct pmu *pmu, bool in_l2,
+	void (*wrmsr)(const struct pmu_guest_only_write *))
 {
-	u64 counters = pmu->enabled & pmu->allowed[in_l2 ? PMU_MODE_L2 : PMU_MODE_L1];
+	const struct pmu_guest_only_switch *into = &backend->into[in_l2];
 
-	if (unlikely(backend->detour))
-		return false;
-	pmu->enabled_hw = backend->enabled = counters;
-	*run = (u32)counters;
-	return true;
-}
-
-/* All of an L1<->L2 switch, also where another backend is in use, whose `detour` is set. True: as above, *run is to be
- * written to PerfCntGlobalCtl. */
-static ALWAYS_INLINE bool pmu_guest_only_transition(struct pmu_guest_only *backend, struct pmu *pmu,
-						    bool in_l2, u32 *run)
-{
-	u64 counters = pmu_nested_mode(pmu, in_l2);
-
-	if (likely(!counters))
-		return false;
-	if (pmu_guest_only_switch(backend, pmu, in_l2, run))
-		return true;
-	pmu_mark(pmu, counters);
-	pmu_commit_pending(pmu);
-	return false;
+	if (likely(!pmu_nested_mode(pmu, in_l2)))
+		return;
+	if (unlikely(backend->detour)) {
+		pmu_guest_only_detour(backend, pmu);
+		return;
+	}
+	pmu->enabled_hw = backend->enabled = into->run;
+	/* there is at least one; a loop would count as well */
+	wrmsr(&into->write[0]);
+	if (backend->writes == 1)
+		return;
+	wrmsr(&into->write[1]);
+	if (backend->writes == 2)
+		return;
+	wrmsr(&into->write[2]);
+	if (backend->writes == 3)
+		return;
+	wrmsr(&into->write[3]);
+	if (backend->writes == 4)
+		return;
+	wrmsr(&into->write[4]);
+	if (backend->writes == 5)
+		return;
+	wrmsr(&into->write[5]);
+	static_assert(PMU_COUNTERS == 6, "as many writes");
 }
 
 #endif

@@ -64,19 +64,28 @@ static void machine_wrmsr(struct pmu_guest_only *backend, u32 msr, u64 value)
 	*machine_register(m, msr) = value;
 }
 
-/* Whether the backend is to use PerfCntGlobalCtl; the tests below run with and without. */
-static bool with_global;
+/* Whether the backend is to use PerfCntGlobalCtl, and whether a switch is its list of writes or a commit, which a recorder
+ * looks at; the tests below run with and without. */
+static bool with_global, by_list;
 
 #define TEST_BOTH(name)                                                                            \
 	static void both_##name(void);                                                             \
 	TEST(name)                                                                                 \
 	{                                                                                          \
-		with_global = false;                                                               \
-		both_##name();                                                                     \
-		with_global = true;                                                                \
-		both_##name();                                                                     \
+		for (unsigned int i = 0; i < 4; i++) {                                             \
+			with_global = i & 1;                                                       \
+			by_list = i & 2;                                                           \
+			both_##name();                                                             \
+		}                                                                                  \
 	}                                                                                          \
 	static void both_##name(void)
+
+static struct machine *list_machine;
+
+static void list_write(const struct pmu_guest_only_write *write)
+{
+	machine_wrmsr(&list_machine->backend, write->msr, write->low | (u64)write->high << 32);
+}
 
 static void machine_init(struct machine *m, enum svme0_rule rule, struct pmu_vmrun_ticks tick)
 {
@@ -86,7 +95,9 @@ static void machine_init(struct machine *m, enum svme0_rule rule, struct pmu_vmr
 	CHECK_EQ(m->accesses, with_global);
 	m->accesses = 0;
 	m->recorder = recorder_for(&m->backend.hw);
-	pmu_init(&m->pmu, &m->recorder.hw, rule);
+	pmu_init(&m->pmu, by_list ? &m->backend.hw : &m->recorder.hw, rule);
+	if (!by_list)
+		m->backend.detour |= PMU_GUEST_ONLY_DETOUR;
 	CHECK_EQ(m->accesses, 0);
 }
 
@@ -181,17 +192,24 @@ static void vmrun(struct machine *m)
 	check_counts(m);
 }
 
-static void commit(struct machine *m)
+static void check_selectors(struct machine *m)
 {
-	pmu_commit(&m->pmu);
 	naive_commit(&m->naive);
-	naive_check_selectors(&m->naive, &m->pmu, &m->recorder);
+	if (!by_list)
+		naive_check_selectors(&m->naive, &m->pmu, &m->recorder);
 	for (unsigned int idx = 0; idx < PMU_COUNTERS; idx++)
 		if (!with_global)
 			CHECK_EQ(m->eventsel[idx], m->naive.hw[idx]);
 		else
 			CHECK_EQ(m->eventsel[idx] & ~(m->global_ctl >> idx & 1 ? 0 : NAIVE_EN),
 				 m->naive.hw[idx]);
+}
+
+static void commit(struct machine *m)
+{
+	pmu_commit(&m->pmu);
+	pmu_guest_only_prepare(&m->backend, &m->pmu);
+	check_selectors(m);
 }
 
 static void retire(struct machine *m)
@@ -204,8 +222,18 @@ static void retire(struct machine *m)
 
 static void transition(struct machine *m, bool in_l2)
 {
-	naive_transition(&m->naive, &m->pmu, in_l2);
-	commit(m);
+	if (!by_list) {
+		naive_transition(&m->naive, &m->pmu, in_l2);
+		commit(m);
+		return;
+	}
+	CHECK(m->naive.svme);
+	m->naive.in_l2 = in_l2;
+	list_machine = m;
+	if (m->backend.owed) /* as nested_vmexit_made() does */
+		pmu_guest_only_settle(&m->backend);
+	pmu_guest_only_transition(&m->backend, &m->pmu, in_l2, list_write);
+	check_selectors(m);
 }
 
 static void check_status(struct machine *m)
