@@ -37,6 +37,7 @@ static const struct choice version_choices[] = {{"auto", PMU_VERSION_AUTO},
 						{"core", PMU_VERSION_CORE},
 						{"v2", PMU_VERSION_V2},
 						{NULL, 0}};
+static const struct choice irperf_choices[] = {{"off", 0}, {"on", 1}, {NULL, 0}};
 static const struct choice smp_choices[] = {{"all", 0}, {"ignore", 1}, {NULL, 0}};
 
 static const struct choice feature_choices[] = {
@@ -188,6 +189,7 @@ static void setting(struct parser *p, struct boot_config *config, unsigned int l
 		{"svme0", svme0_choices, &config->core.svme0},
 		{"pmu", pmu_choices, &config->core.pmu},
 		{"pmu.version", version_choices, &config->core.pmu_version},
+		{"pmu.irperf", irperf_choices, &config->core.irperf},
 		{"pmu.flaw", pmu_flaw_choices, &config->core.pmu_flaw},
 		{"smp", smp_choices, &smp},
 	};

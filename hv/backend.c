@@ -48,6 +48,12 @@ static bool probe_cr_read(struct vcpu *v)
 	return dead;
 }
 
+/* For irperf_probe(). */
+static void run_instructions(struct vcpu *v, unsigned int n)
+{
+	run_stub(v, n == 0 ? stub_0 : n == 1 ? stub_1 : n == 100 ? stub_100 : stub_1000);
+}
+
 static u64 stub_ticks(struct vcpu *v, const u8 *stub)
 {
 	v->clock.now = 0;
@@ -374,6 +380,8 @@ static struct decision {
 	struct pmu_switched_overhead overhead; /* switched */
 	int shift;			       /* clock: -1 if it is none */
 	u64 clock_overhead, swint_ticks;
+	const char *no_irperf; /* why it is not offered */
+	u64 irperf_overhead;   /* guest-only */
 } decision;
 
 static void use_guest_only(struct vcpu *v, enum svme0_rule rule)
@@ -487,6 +495,20 @@ static enum tally_backend choose_backend(struct vcpu *v, u32 configured)
 	return TALLY_BACKEND_CLOCK;
 }
 
+static const char *choose_irperf(struct vcpu *v, bool wanted)
+{
+	if (!wanted)
+		return "not configured";
+	switch (decision.backend) {
+	case TALLY_BACKEND_CLOCK:
+		return decision.shift >= 0 && !v->smp ? NULL : "the clock is not exact";
+	case TALLY_BACKEND_GUEST_ONLY:
+		return irperf_probe(v, run_instructions);
+	default:
+		return "not with this backend";
+	}
+}
+
 static void decide(struct vcpu *v, const struct config *config)
 {
 	ASSERT(!pmu_clock_init(&v->clock, false, 0)); /* the trials' */
@@ -501,6 +523,8 @@ static void decide(struct vcpu *v, const struct config *config)
 			apic_timer_probe(v, (unsigned int)decision.shift, run_interrupted);
 	}
 	decision.backend = choose_backend(v, config->pmu);
+	decision.no_irperf = choose_irperf(v, config->irperf);
+	decision.irperf_overhead = v->irperf.overhead;
 	end_stubs(v);
 }
 
@@ -522,6 +546,19 @@ static void choose_version(struct vcpu *v, u32 version)
 		 : v->pmu.extended_msrs ? "core"
 					: "legacy",
 		 pmu_counters(&v->pmu));
+}
+
+static void offer_irperf(struct vcpu *v, bool wanted)
+{
+	v->irperf.offered = !decision.no_irperf;
+	v->irperf.overhead = decision.irperf_overhead;
+	if (v->irperf.offered) {
+		nested_intercept_msr(v, MSR_HWCR);
+		log_info("event=irperf overhead=%lu", v->irperf.overhead);
+	} else if (wanted) {
+		log_warn("event=pmu note=\"pmu.irperf=on is not possible here\" why=\"%s\"",
+			 decision.no_irperf);
+	}
 }
 
 static struct tally_filter all_cpus_filter;
@@ -574,6 +611,7 @@ void backend_join(struct vcpu *v, const struct config *config)
 		break;
 	}
 	choose_version(v, config->pmu_version);
+	offer_irperf(v, config->irperf);
 	ASSERT(!pmu_filter_check(&config->filter));
 	pmu_set_filter(&v->pmu, &config->filter);
 	if (config->filter.action != TALLY_FILTER_OFF)
@@ -651,7 +689,7 @@ static ALWAYS_INLINE void words_and(void *words, u64 bits)
 }
 
 /*
- * With the clock, HLT and MWAIT exit as long as a counter is enabled, in whatever mode (exit_halt()). Decided here and
+ * With the clock, HLT and MWAIT exit as long as a counter is enabled, or IRPERF is, in whatever mode (exit_halt()). Decided here and
  * not when the counter starts, so that a transition has nothing to do for it.
  */
 static void set_halt_intercepts(struct vcpu *v, bool on)
@@ -683,13 +721,13 @@ void backend_selector_written(struct vcpu *v)
 	if (v->backend == TALLY_BACKEND_GUEST_ONLY)
 		pmu_guest_only_prepare(&v->guest_only, &v->pmu);
 	if (v->backend != TALLY_BACKEND_CLOCK) {
-		v->settles = v->pmu.enabled;
+		v->settles = v->pmu.enabled || v->irperf.on;
 		if (v->backend == TALLY_BACKEND_SWITCHED)
 			interrupts_choose(v, v->pmu.enabled & v->switched.interrupting);
 		return;
 	}
-	if (v->halt_intercepted != (v->pmu.enabled != 0))
-		set_halt_intercepts(v, v->pmu.enabled);
+	if (v->halt_intercepted != (v->pmu.enabled || v->irperf.on))
+		set_halt_intercepts(v, !v->halt_intercepted);
 	if (unlikely(v->clock.interrupting | v->interrupts_taken |
 		     v->pmu.reprogram_pmc_on_cpl_change)) {
 		interrupts_choose(v, v->pmu.enabled & v->clock.interrupting);

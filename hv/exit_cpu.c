@@ -48,7 +48,8 @@ static NOINLINE u32 exit_cpuid_other(struct vcpu *v)
 				  .svm = v->features,
 				  .core_extra =
 					  v->backend != TALLY_BACKEND_OFF && v->pmu.extended_msrs,
-				  .perfmon_v2 = v->pmu.has_v2};
+				  .perfmon_v2 = v->pmu.has_v2,
+				  .irperf = v->irperf.offered};
 	struct cpuid_leaf l;
 
 	if (leaf >= CPUID_HYPERVISOR && leaf <= CPUID_HYPERVISOR_LAST) {

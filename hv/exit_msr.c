@@ -171,7 +171,13 @@ static NOINLINE u32 read_other(struct vcpu *v, u32 msr)
 		value = pat_owner(v)->g_pat;
 		break;
 	case MSR_IRPERF:
-		return INJECT_GP;
+		if (irperf_read(v, &value) != ADVANCE)
+			return INJECT_GP;
+		break;
+	case MSR_HWCR:
+		if (irperf_read_hwcr(v, &value) != ADVANCE)
+			return INJECT_GP;
+		break;
 	case MSR_MPERF:
 	case MSR_MPERF_READONLY: /* an exit of L2's only; L0 reads it without L1's TSC_RATIO */
 		if (!cpu_rdmsr_safe(msr, &value))
@@ -238,7 +244,9 @@ static NOINLINE u32 write_other(struct vcpu *v, u32 msr, u64 value)
 			return write_tsc_ratio(v, value);
 		break;
 	case MSR_IRPERF:
-		return INJECT_GP;
+		return irperf_write(v, value);
+	case MSR_HWCR:
+		return irperf_write_hwcr(v, value);
 	case MSR_DEBUGCTL:
 		if (!debugctl_valid(value))
 			return INJECT_GP;

@@ -47,6 +47,11 @@ static void init_msrpms(struct vcpu *v)
 		v->msrpm02[i] = ~0ull;
 }
 
+void nested_intercept_msr(struct vcpu *v, u32 msr)
+{
+	msrpm_set((u8 *)v->msrpm01, msr, true, true);
+}
+
 /* The PMU's MSRs belong to the backend: intercepted, or left to the hardware's counters. */
 void nested_intercept_pmu(struct vcpu *v, bool counters)
 {

@@ -173,6 +173,11 @@ struct vcpu {
 	bool cr_read_quirk; /* the CPU takes reads of other CRs for reads of CR0: MERGE_CR_READS */
 	bool halt_intercepted;
 	bool counters_hidden; /* guest-only: reads and writes of counters exit for now */
+	struct irperf {
+		u64 count;    /* on the clock while it is on: less clock.now in instructions */
+		u64 overhead; /* L0's own part between the two readings */
+		bool offered, on;
+	} irperf;
 	bool settles; /* the counters are the machine's, and one is enabled: what retires is settled */
 	bool pmu_odd;	   /* not all writes to it do what they should: pmu=off, pmu.flaw= */
 	u32 pmu_flaw;	   /* enum pmu_flaw */
@@ -291,6 +296,7 @@ enum verdict {
 NORETURN void vmrun_loop(struct vcpu *v);
 void vmrun_enter(void); /* parts of vmrun_loop, for on_entry */
 void vmrun_enter_armed(void);
+void vmrun_enter_irperf(void);
 NORETURN void vmrun_loop_switched(struct vcpu *v); /* the same for the backend `switched` */
 void vmrun_probe(struct vcpu *v, void (*loop)(struct vcpu *));
 void event_window(void);
@@ -376,6 +382,14 @@ void apic_timer_shadowed(struct vcpu *v, u64 gpa, u64 bytes);
 /* At boot, after calibrate_clock(): apic_timer.usable. `run` runs a guest of 1000 NOPs, with physical interrupts
  * intercepted and let in: how many it was let execute. */
 void apic_timer_probe(struct vcpu *v, unsigned int shift, u64 (*run)(struct vcpu *));
+
+/* irperf.c: IRPERF and HWCR as L1 sees them, if config says so; each an exit's verdict */
+u32 irperf_read(struct vcpu *v, u64 *value);
+u32 irperf_write(struct vcpu *v, u64 value);
+u32 irperf_read_hwcr(struct vcpu *v, u64 *value);
+u32 irperf_write_hwcr(struct vcpu *v, u64 value);
+/* At boot: NULL, and irperf.overhead is right, or why not. `run` runs a guest of so many instructions. */
+const char *irperf_probe(struct vcpu *v, void (*run)(struct vcpu *, unsigned int));
 
 /* events.c */
 void halt_end(struct vcpu *v);
@@ -507,6 +521,7 @@ void backend_join(struct vcpu *v, const struct config *config);
 /* After a selector write: commits it, and notes in the log, once per counter, what this backend cannot count. */
 void backend_selector_written(struct vcpu *v);
 void nested_intercept_pmu(struct vcpu *v, bool counters);
+void nested_intercept_msr(struct vcpu *v, u32 msr);
 void nested_intercept_msr_write(struct vcpu *v, u32 msr);
 void nested_intercept_sysenter(struct vcpu *v, bool on);
 /* The event filter of all CPUs; of this one, as soon as that has changed. */
@@ -515,13 +530,19 @@ void backend_take_filter(struct vcpu *v);
 /* Backend guest-only: whether RDPMC and the counters' MSRs exit, which they otherwise do not. */
 void backend_hide_counters(struct vcpu *v, bool hide);
 
+static ALWAYS_INLINE void retire_guest_only(struct vcpu *v)
+{
+	pmu_guest_only_retire(&v->guest_only, v->vmcb->save.cpl);
+	v->irperf.count += v->irperf.on;
+}
+
 /* An instruction that L0 emulated retires, at the CPL and in the state that the current VMCB shows. */
 static ALWAYS_INLINE void vcpu_retire(struct vcpu *v)
 {
 	if (likely(!v->settles))
 		pmu_clock_retire(&v->clock);
 	else if (likely(v->backend == TALLY_BACKEND_GUEST_ONLY))
-		pmu_guest_only_retire(&v->guest_only, v->vmcb->save.cpl);
+		retire_guest_only(v);
 	else
 		pmu_switched_retire(&v->switched, v->vmcb->save.cpl);
 }

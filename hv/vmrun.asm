@@ -116,6 +116,25 @@ vmrun_enter_armed:
 	mov	[rcx], eax
 	jmp	vmrun_enter.clock
 
+; And while IRPERF is on with `guest-only`: as .clock above, with that register for the TSC (hv/irperf.c).
+%macro READ_IRPERF 0
+	mov	ecx, 0xc00000e9
+	rdmsr
+	shl	rdx, 32
+	or	rax, rdx
+%endmacro
+global vmrun_enter_irperf
+vmrun_enter_irperf:
+	READ_IRPERF
+	sub	[rsp + VCPU_IRPERF_COUNT], rax
+	VMRUN_GUEST
+	READ_IRPERF
+	sub	rax, [rsp + VCPU_IRPERF_OVERHEAD]
+	add	[rsp + VCPU_IRPERF_COUNT], rax
+	mov	rdi, rsp
+	call	[rsp + VCPU_ON_EXIT]
+	jmp	[rsp + VCPU_ON_ENTRY]
+
 ; Starts or stops the counters of the backend `switched`, as its list says; the same number of instructions for the same
 ; number of writes. Leaves no register.
 %macro SWITCH_COUNTERS 1

@@ -13,15 +13,16 @@
 /* QEMU's largest shift. The arithmetic would bear 16: 64 bits less the width of a counter. */
 #define PMU_CLOCK_MAX_SHIFT 10
 
-/* In `counting`: somebody else wants `now` advanced, too. */
+/* In `counting`: somebody else wants `now` advanced, too: the trace, IRPERF. */
 #define PMU_CLOCK_TIME BIT(63)
+#define PMU_CLOCK_IRPERF BIT(62)
 
 struct pmu_clock {
 	struct pmu_hw hw; /* first: the hw functions find the rest from it */
 	/* Guest time in ticks, without L0's and without HLT's. The caller advances it before
 	 * anything here is called; while `counting` is 0 it may stand still. */
 	u64 now;
-	u64 counting;	/* counters that run now; the caller may have PMU_CLOCK_TIME in it */
+	u64 counting;	/* counters that run now; the caller may have one of the bits above in it */
 	u64 insn_ticks; /* ticks per instruction; 1 if nobody knows */
 	unsigned int shift;
 	bool exact;

@@ -156,10 +156,8 @@ void pmu_guest_only_prepare(struct pmu_guest_only *backend, const struct pmu *pm
 
 void pmu_guest_only_detour(struct pmu_guest_only *backend, struct pmu *pmu)
 {
-	if (backend->detour == PMU_GUEST_ONLY_NOTHING)
-		return;
-	pmu_mark(pmu, pmu->reprogram_pmc_on_nested_transition);
-	pmu_commit_pending(pmu);
+	if (backend->detour != PMU_GUEST_ONLY_NOTHING)
+		pmu_commit_counters(pmu, pmu->reprogram_pmc_on_nested_transition);
 }
 
 static u64 guest_only_read_ctr(struct pmu_hw *hw, unsigned int idx)

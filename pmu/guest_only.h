@@ -102,8 +102,8 @@ static inline void pmu_guest_only_entry(struct pmu_guest_only *backend, unsigned
 }
 
 /* In `detour`: there is nothing to write; somebody has to see what the backend is asked for, or it is another. */
-#define PMU_GUEST_ONLY_NOTHING BIT(62)
-#define PMU_GUEST_ONLY_DETOUR BIT(63)
+#define PMU_GUEST_ONLY_NOTHING BIT(PMU_COUNTERS)
+#define PMU_GUEST_ONLY_DETOUR BIT(PMU_COUNTERS + 1)
 
 /* To be called after a pmu_commit() that followed a change of a selector, of PerfCntGlobalCtl or of the filter: before the
  * next switch. */

@@ -322,13 +322,16 @@ static NOINLINE void commit_selectors(struct pmu *pmu, u64 pending)
 		commit_enables(pmu, pending);
 }
 
-void pmu_commit_pending(struct pmu *pmu)
+void pmu_commit_counters(struct pmu *pmu, u64 counters)
 {
-	u64 pending = __atomic_exchange_n(&pmu->reprogram_pending, 0, __ATOMIC_RELAXED);
-
 	pmu->commits++;
 	if (unlikely(pmu->selectors_differ))
-		commit_selectors(pmu, pending);
+		commit_selectors(pmu, counters);
 	else
-		commit_enables(pmu, pending);
+		commit_enables(pmu, counters);
+}
+
+void pmu_commit_pending(struct pmu *pmu)
+{
+	pmu_commit_counters(pmu, __atomic_exchange_n(&pmu->reprogram_pending, 0, __ATOMIC_RELAXED));
 }

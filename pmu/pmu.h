@@ -224,6 +224,8 @@ static inline bool pmu_tracks_cpl_now(const struct pmu *pmu)
 	return pmu->enabled & pmu->reprogram_pmc_on_cpl_change & pmu->allowed_by_mode[pmu->mode];
 }
 
+/* Of these counters alone: what pmu_mark() and pmu_commit() do where nothing else is pending. */
+void pmu_commit_counters(struct pmu *pmu, u64 counters);
 void pmu_commit_pending(struct pmu *pmu);
 
 /* Makes the machine's selectors what they must be in the present mode; writes only what differs. */

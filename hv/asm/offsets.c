@@ -22,6 +22,8 @@ void offsets(void)
 	OFFSET(VCPU_INIT_SEEN, init_seen);
 	OFFSET(VCPU_IRQ_SEEN, irq_seen);
 	OFFSET(VCPU_ON_ENTRY, on_entry);
+	OFFSET(VCPU_IRPERF_COUNT, irperf.count);
+	OFFSET(VCPU_IRPERF_OVERHEAD, irperf.overhead);
 	OFFSET(VCPU_TIMER_LEAD, apic_timer.lead);
 	OFFSET(VCPU_TIMER_LIMIT, apic_timer.limit);
 	OFFSET(VCPU_TIMER_COUNT_AT, apic_timer.count_at);

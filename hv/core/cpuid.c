@@ -21,6 +21,8 @@ void cpuid_extended(const struct cpuid_view *view, u32 leaf, struct cpuid_leaf *
 		break;
 	case CPUID_ADDR_SIZES:
 		l->ebx &= ~(u32)CPUID_8_EBX_IRPERF;
+		if (view->irperf)
+			l->ebx |= (u32)CPUID_8_EBX_IRPERF;
 		l->ebx |= (u32)CPUID_8_EBX_NO_LMSLE;
 		break;
 	case CPUID_SVM:

@@ -3,8 +3,8 @@
  * What a guest sees of the CPU in CPUID's extended leaves, and of the registers behind them. APM2 rev. 3.44, §13.2.
  *
  * The CPU's own meters of time are the guest's, as the TSC is: APERF, MPERF and their read-only copies. They tell the clock
- * that L1 runs at, L0's time is in them as it is in the TSC, and whoever resets them owns the machine. IRPERF is not: it has
- * no HostOnly or GuestOnly, so it counts L0's instructions too, and there is no way to take them off but at every exit.
+ * that L1 runs at, L0's time is in them as it is in the TSC, and whoever resets them owns the machine. IRPERF is not: it
+ * counts L0's instructions too (hv/irperf.c).
  */
 #ifndef TALLY_CORE_CPUID_H
 #define TALLY_CORE_CPUID_H
@@ -21,6 +21,7 @@ struct cpuid_view {
 	u32 svm;	 /* 8000_000A EDX */
 	bool core_extra; /* PerfCtrExtCore */
 	bool perfmon_v2;
+	bool irperf;
 };
 
 /* Makes the CPU's answer the guest's. Leaves between the CPU's last one and PerfMonV2's read 0. */

@@ -86,6 +86,7 @@ struct config {
 	u32 pmu_flaw;	     /* enum pmu_flaw */
 	u32 hidden_features; /* bits of CPUID 8000_000A EDX, see abi/features.h */
 	u32 pmu_version;     /* enum pmu_version */
+	u32 irperf;	     /* 1: offered, where it is possible */
 	struct tally_filter filter;
 };
 

@@ -53,6 +53,7 @@ static bool same(const struct boot_config *a, const struct boot_config *b)
 	return a->core.log == b->core.log && a->core.svme0 == b->core.svme0 &&
 	       a->core.pmu == b->core.pmu && a->core.pmu_flaw == b->core.pmu_flaw &&
 	       a->smp_ignore == b->smp_ignore && a->core.pmu_version == b->core.pmu_version &&
+	       a->core.irperf == b->core.irperf &&
 	       !memcmp(&a->core.filter, &b->core.filter, sizeof(a->core.filter)) &&
 	       a->core.hidden_features == b->core.hidden_features && !strcmp(a->next, b->next);
 }
@@ -86,9 +87,11 @@ static const char *const choices[][10] = {
 	{"auto", "legacy", "core", "v2", NULL},
 	{"none", "no-host-guest", "lose-bits", "drop-writes", "four-counters", "fixed-counters",
 	 "fixed-control", "uneven", "no-vmrun-tick", NULL},
+	{"off", "on", NULL},
 	{"all", "ignore", NULL},
 };
-static const char *const keys[] = {"log", "svme0", "pmu", "pmu.version", "pmu.flaw", "smp"};
+static const char *const keys[] = {"log",      "svme0",	     "pmu", "pmu.version",
+				   "pmu.flaw", "pmu.irperf", "smp"};
 
 static void set_value(struct boot_config *config, unsigned int key, u32 value)
 {
@@ -108,6 +111,9 @@ static void set_value(struct boot_config *config, unsigned int key, u32 value)
 	case 4:
 		config->core.pmu_flaw = value;
 		break;
+	case 5:
+		config->core.irperf = value;
+		break;
 	default:
 		config->smp_ignore = value;
 	}
@@ -124,6 +130,7 @@ TEST(config_default_values)
 	CHECK_EQ(config.core.pmu, PMU_AUTO);
 	CHECK_EQ(config.core.pmu_version, PMU_VERSION_AUTO);
 	CHECK_EQ(config.core.pmu_flaw, PMU_FLAW_NONE);
+	CHECK_EQ(config.core.irperf, 0);
 	CHECK_EQ(config.core.hidden_features, 0);
 	CHECK_EQ(config.core.filter.version, TALLY_FILTER_VERSION);
 	CHECK_EQ(config.core.filter.action, TALLY_FILTER_OFF);

@@ -28,7 +28,7 @@ static void check_leaf(const struct cpuid_view *view, u32 leaf)
 		break;
 	case 0x80000008:
 		ours.ebx = 1u << 1 | 1u << 20; /* IRPERF; EferLmsleUnsupported */
-		want.ebx = 1u << 20;
+		want.ebx = 1u << 20 | (view->irperf ? 1u << 1 : 0);
 		break;
 	case 0x8000000a:
 		ours.ecx = ours.edx = ~0u;
@@ -61,7 +61,7 @@ TEST(cpuid_extended_leaves)
 
 	for (unsigned int i = 0; i < 2000; i++) {
 		struct cpuid_view view = {lasts[test_below(ARRAY_SIZE(lasts))], (u32)test_random(),
-					  i & 1, i & 2};
+					  i & 1, i & 2, i & 4};
 
 		for (u32 leaf = 0x80000000; leaf < 0x80000030; leaf++)
 			check_leaf(&view, leaf);
