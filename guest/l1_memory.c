@@ -238,6 +238,34 @@ static void check_apic(const void *arg)
 	CHECK_EQ(rdmsr(MSR_APIC_BASE), before);
 }
 
+/* What AMD keeps for HyperTransport is no memory either, though it is below the end of the address space. */
+static void check_hypertransport(const void *arg)
+{
+	const u64 places[] = {0xfd00000000, 0xfffffff000, BIT(platform.phys_bits) - (12ull << 30)};
+	void (*const names[])(const void *) = {name_vmrun, name_vmload, name_vmsave, name_hsave};
+	u64 before = rdmsr(MSR_APIC_BASE);
+
+	(void)arg;
+	if (platform.phys_bits < 40) {
+		tap_skip("so many physical address bits it has not");
+		return;
+	}
+	for (u32 i = 0; i < ARRAY_SIZE(places); i++) {
+		named = places[i];
+		for (u32 n = 0; n < ARRAY_SIZE(names); n++)
+			CHECK_EQ(try_call(names[n], arg), VEC_GP);
+		CHECK_EQ(try_call(name_apic, &before), VEC_GP);
+		tap_check(hypercall(TALLY_CALL_STATUS, named, 0, 0) < 0, "as a buffer");
+		/* read by L0, as FFh: everything is intercepted */
+		l2_reset(l2_rdmsr);
+		l2_intercept(INTERCEPT(MSR));
+		l2.vmcb.control.msrpm_base_pa = i == 1 ? named - PAGE_SIZE : named;
+		CHECK_EQ(l2_run(), VMEXIT_MSR);
+	}
+	CHECK_EQ(rdmsr(MSR_VM_HSAVE_PA), (u64)hsave);
+	CHECK_EQ(rdmsr(MSR_APIC_BASE), before);
+}
+
 static void check_maps(const void *arg)
 {
 	(void)arg;
@@ -417,6 +445,7 @@ static const struct way {
 	{"execute", check_execute, false},
 	{"as VMCB and as VM_HSAVE_PA", check_names, true},
 	{"as APIC_BASE", check_apic, true},
+	{"HyperTransport's range named", check_hypertransport, false},
 	{"as MSRPM and IOPM", check_maps, true},
 	{"as nCR3", check_ncr3, true},
 	{"as a nested page", check_nested_page, true},

@@ -68,7 +68,7 @@ static u32 write_vm_cr(struct vcpu *v, u64 value)
 
 static u32 write_hsave(struct vcpu *v, u64 value)
 {
-	if (value % PAGE_SIZE || value >= v->mem.limit ||
+	if (value % PAGE_SIZE || vcpu_no_memory(v, value) ||
 	    vcpu_names_hole(v, value, PAGE_SIZE, "VM_HSAVE_PA"))
 		return INJECT_GP;
 	v->hsave_pa = value;
@@ -86,7 +86,7 @@ static u32 write_apic_base(struct vcpu *v, u64 value)
 {
 	u64 gpa = value & APIC_BASE_ADDRESS;
 
-	if (gpa >= v->mem.limit || vcpu_names_hole(v, gpa, PAGE_SIZE, "APIC_BASE"))
+	if (vcpu_no_memory(v, gpa) || vcpu_names_hole(v, gpa, PAGE_SIZE, "APIC_BASE"))
 		return INJECT_GP;
 	if (v->smp && gpa >= LOW_GIGABYTES * PAGE_1G) {
 		log_guest("event=apic_base value=%lx note=\"above 4 GByte, which is not supported "

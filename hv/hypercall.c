@@ -166,8 +166,9 @@ static const struct call *find_call(u64 number)
 /* A buffer that a guest named: inside one page, in memory, not ours. */
 static bool buffer_ok(struct vcpu *v, const struct call *call, u64 gpa, u64 bytes)
 {
-	return bytes && bytes >= call->least_bytes && bytes <= PAGE_SIZE && gpa < v->mem.limit &&
-	       gpa % PAGE_SIZE + bytes <= PAGE_SIZE && (call->unaligned || !(gpa % 8)) &&
+	return bytes && bytes >= call->least_bytes && bytes <= PAGE_SIZE &&
+	       !vcpu_no_memory(v, gpa) && gpa % PAGE_SIZE + bytes <= PAGE_SIZE &&
+	       (call->unaligned || !(gpa % 8)) &&
 	       !vcpu_names_hole(v, gpa, bytes, "hypercall-buffer");
 }
 

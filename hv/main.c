@@ -215,6 +215,7 @@ static void init_vcpu(struct cpu *cpu, const struct handoff *h)
 	v->gif = true;
 	v->svme = cpu_rdmsr(MSR_EFER) & EFER_SVME;
 	v->mem = (struct guest_memory){.base = NULL, .limit = BIT(v->phys_bits)};
+	v->memory_end = v->phys_bits < 40 ? v->mem.limit : HYPERTRANSPORT_START;
 	v->hole = (struct range){h->region_hpa, h->region_hpa + h->region_bytes};
 	v->vm_cr = cpu_rdmsr(MSR_VM_CR) & VM_CR_VALID;
 }

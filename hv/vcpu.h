@@ -200,6 +200,7 @@ struct vcpu {
 	u32 l0_intercepts[6]; /* what L0 wants from any guest */
 	struct vmrun_limits limits;
 	struct guest_memory mem;
+	u64 memory_end;	   /* vcpu_no_memory(): below is memory, or what L1 takes for it */
 	struct range hole; /* hpa = gpa of our own memory */
 	struct npt *npt;   /* L1's nested tables */
 	struct shadow_memory *shadow_memory;
@@ -487,10 +488,17 @@ static ALWAYS_INLINE u64 svm_operand(const struct vcpu *v)
 	return svm_operand_toggled(v);
 }
 
-/* Where rAX may not name a VMCB: unaligned, beyond the CPU's address size, or in our memory. */
+/* Where L1 can have no memory: beyond the CPU's address size, or HyperTransport's. */
+static ALWAYS_INLINE bool vcpu_no_memory(const struct vcpu *v, u64 gpa)
+{
+	return unlikely(gpa >= v->memory_end) &&
+	       (gpa >= v->mem.limit || tables_is_hypertransport(gpa, v->phys_bits));
+}
+
+/* Where rAX may not name a VMCB: unaligned, where no memory is, or in our memory. */
 static ALWAYS_INLINE bool svm_bad_vmcb(struct vcpu *v, u64 gpa, const char *what)
 {
-	return gpa % PAGE_SIZE || gpa >= v->mem.limit ||
+	return gpa % PAGE_SIZE || vcpu_no_memory(v, gpa) ||
 	       (vcpu_touches_hole(v, gpa, PAGE_SIZE) && vcpu_names_hole(v, gpa, PAGE_SIZE, what));
 }
 

@@ -105,20 +105,34 @@ static int map_core(struct tables *t)
 	return 0;
 }
 
+/* One GByte of L0's that is the page of FFh, again and again. */
+static void map_no_memory(struct tables *t, unsigned int bits, const u64 *pd_of_holes)
+{
+	for (u64 gpa = 0; gpa < BIT(bits); gpa += PAGE_1G)
+		if (tables_is_hypertransport(gpa, bits))
+			table_at(t, t->core_root[gpa >> 39])[(gpa >> 30) & 511] =
+				pointer(t, pd_of_holes, PTE_P | PTE_A);
+}
+
 int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa)
 {
-	u64 *core_hole, *core_low[LOW_GIGABYTES];
+	u64 *core_hole, *core_holes, *core_low[LOW_GIGABYTES];
 	u64 slots = bits > 39 ? BIT(bits - 39) : 1;
 
 	t->hole_page_hpa = hole_page_hpa;
 	t->npt = table(t);
 	t->core_root = table(t);
 	core_hole = table(t);
-	if (!t->npt || !t->core_root || !core_hole || identity(t, t->npt, bits, t->npt_low) ||
-	    identity(t, t->core_root, bits, core_low) || !split_2m(t, 0) || map_core(t))
+	core_holes = table(t);
+	if (!t->npt || !t->core_root || !core_hole || !core_holes ||
+	    identity(t, t->npt, bits, t->npt_low) || identity(t, t->core_root, bits, core_low) ||
+	    !split_2m(t, 0) || map_core(t))
 		return -E_NOMEM;
-	for (u64 i = 0; i < 512; i++)
+	for (u64 i = 0; i < 512; i++) {
 		core_hole[i] = hole_page_hpa | PTE_P | PTE_A | PTE_D;
+		core_holes[i] = pointer(t, core_hole, PTE_P | PTE_A);
+	}
+	map_no_memory(t, bits, core_holes);
 	for (u64 at = t->core.hpa; at < t->core.hpa + t->core.bytes; at += PAGE_2M) {
 		/* absent at first for L1, so that the first touch is noticed */
 		t->npt_low[at / PAGE_1G][at % PAGE_1G / PAGE_2M] = 0;

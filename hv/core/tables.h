@@ -22,6 +22,20 @@ struct core_layout {
 	u64 text_end, rodata_end, image_end; /* offsets in the region */
 };
 
+/*
+ * 12 GByte that AMD keeps for HyperTransport: below 1 TByte, and on family 17h and newer at the end of the address space.
+ * There is no memory, and a load, even a speculative one, may end in a machine check. L1 maps them or not, as on the bare
+ * machine; L0 has the page of FFh there.
+ */
+#define HYPERTRANSPORT_BYTES (12 * PAGE_1G)
+#define HYPERTRANSPORT_START (BIT(40) - HYPERTRANSPORT_BYTES)
+
+static inline bool tables_is_hypertransport(u64 gpa, unsigned int bits)
+{
+	return bits >= 40 && (gpa - HYPERTRANSPORT_START < HYPERTRANSPORT_BYTES ||
+			      gpa - (BIT(bits) - HYPERTRANSPORT_BYTES) < HYPERTRANSPORT_BYTES);
+}
+
 /* Mapped with 2-MByte pages, the first 2 MByte with 4-KByte ones: MTRR types vary there. */
 #define LOW_GIGABYTES 4
 
@@ -41,7 +55,7 @@ struct tables {
 	struct core_layout core;
 	u64 *npt; /* what each CPU's begins as: identity for [0, 2^bits), the region absent */
 	u64 *npt_low[LOW_GIGABYTES]; /* its page directories of the first 4 GByte */
-	u64 *core_root; /* L0's: the same below, never executable, the region as pages of FFh; and L0 itself at core.va */
+	u64 *core_root; /* L0's: the same below, never executable, the region and HyperTransport's as pages of FFh; and L0 itself at core.va */
 	u64 hole_page_hpa;
 };
 

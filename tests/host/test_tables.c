@@ -55,6 +55,13 @@ static struct found look_up(const struct fixture *f, const u64 *table, u64 addre
 	}
 }
 
+/* FD_0000_0000h to FF_FFFF_FFFFh, and the last 12 GByte of an address space of this size. */
+static bool is_hypertransport(u64 address, unsigned int bits)
+{
+	return bits >= 40 && ((address >= 0xfd00000000 && address <= 0xffffffffff) ||
+			      address >> 30 >= (1ull << (bits - 30)) - 12);
+}
+
 static bool in_region(u64 address)
 {
 	return address >= HPA && address < HPA + REGION;
@@ -63,13 +70,29 @@ static bool in_region(u64 address)
 /* Addresses worth looking at below 2^bits: corners of pages of all sizes, of the region, and random ones. */
 static u64 some_address(unsigned int bits, unsigned int i)
 {
-	static const u64 corners[] = {
-		0,	     0xfff,   0x1000,	    PAGE_2M - 1,      PAGE_2M,
-		PAGE_1G - 1, PAGE_1G, 0xfee00000,   0xffffffff,	      0x100000000,
-		HPA - 1,     HPA,     HPA + 0x5000, HPA + REGION - 1, HPA + REGION};
+	const u64 corners[] = {0,
+			       0xfff,
+			       0x1000,
+			       PAGE_2M - 1,
+			       PAGE_2M,
+			       PAGE_1G - 1,
+			       PAGE_1G,
+			       0xfee00000,
+			       0xffffffff,
+			       0x100000000,
+			       HPA - 1,
+			       HPA,
+			       HPA + 0x5000,
+			       HPA + REGION - 1,
+			       HPA + REGION,
+			       0xfcffffffff,
+			       0xfd00000000,
+			       0xffffffffff,
+			       BIT(bits) - (12ull << 30) - 1,
+			       BIT(bits) - (12ull << 30)};
 
 	if (i < ARRAY_SIZE(corners))
-		return corners[i];
+		return corners[i] & (BIT(bits) - 1);
 	if (i % 4 == 0)
 		return HPA + test_below(REGION);
 	return test_random() & (BIT(bits) - 1) >> test_below(bits - 12);
@@ -88,14 +111,17 @@ TEST(tables_are_the_identity_without_the_region)
 				     l0 = look_up(&f, f.t.core_root, address);
 
 			CHECK(l0.present && (l0.flags & PTE_NX) && !(l0.flags & PTE_U));
-			if (in_region(address)) {
-				CHECK(!l1.present);
+			CHECK_EQ(l1.present, !in_region(address));
+			if (l1.present) {
+				CHECK_EQ(l1.hpa, address);
+				CHECK_EQ(l1.flags, PTE_W | PTE_U);
+			}
+			CHECK_EQ(tables_is_hypertransport(address, sizes[s]),
+				 is_hypertransport(address, sizes[s]));
+			if (in_region(address) || is_hypertransport(address, sizes[s])) {
 				CHECK_EQ(l0.hpa, HOLE_PAGE + address % PAGE_SIZE);
 				CHECK(!(l0.flags & PTE_W));
 			} else {
-				CHECK(l1.present);
-				CHECK_EQ(l1.hpa, address);
-				CHECK_EQ(l1.flags, PTE_W | PTE_U);
 				CHECK_EQ(l0.hpa, address);
 				CHECK(l0.flags & PTE_W);
 			}
