@@ -194,6 +194,9 @@ bench-kvm: all | deps-qemu deps-linux deps-l1 ## the same of Linux KVM, measured
 hostile: all | deps-qemu ## an L1 that does everything wrong for TIME=600 seconds, seen from inside and outside
 	$(Q)O=$(O) TIME=$(TIME) SEED=$(SEED) tests/qemu/hostile
 
+soak: all | deps-qemu ## boot with 1, 2, 4 and 8 CPUs in turns, COUNT=500 times (SMP=, JOBS=2, STOP=1: end at the first failure)
+	$(Q)O=$(O) COUNT=$(COUNT) SMP='$(SMP)' JOBS=$(JOBS) STOP=$(STOP) tests/qemu/soak
+
 test-linux: all | deps-qemu deps-linux ## stock GRUB and Debian kernels with perf on top
 	$(Q)O=$(O) tests/linux/run
 
@@ -230,7 +233,7 @@ deps:
 deps-%:
 	@tools/setup $*
 
-.PHONY: all guests tally run test test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun test-qemu test-trace test-linux test-l1 bench bench-kvm hostile check format image debug clean help deps
+.PHONY: all guests tally run test test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun test-qemu test-trace test-linux test-l1 bench bench-kvm hostile soak check format image debug clean help deps
 .SECONDARY:
 export ACCEL QEMU OVMF SB_KEY SB_CERT FUZZ_RUNS FUZZ_SECONDS
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
