@@ -54,8 +54,6 @@ void mp_find(EFI_SYSTEM_TABLE *table)
 	EFI_PHYSICAL_ADDRESS low = LOW_END;
 	struct mp_services *mp;
 
-	if (!guest_wants_cpus)
-		return;
 	if (!EFI_ERROR(table->BootServices->LocateProtocol(&guid, NULL, (void **)&mp)))
 		find_cpus(mp);
 	if (!EFI_ERROR(table->BootServices->AllocatePages(AllocateMaxAddress, EfiLoaderData,

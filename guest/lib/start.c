@@ -9,6 +9,7 @@
 
 #include "guest/lib/apic.h"
 #include "guest/lib/cpu.h"
+#include "guest/lib/every.h"
 #include "guest/lib/fwcfg.h"
 #include "guest/lib/mp.h"
 #include "guest/lib/paging.h"
@@ -24,7 +25,8 @@
 #define PIC_SLAVE_MASK 0xa1
 
 EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *table);
-void mp_find(EFI_SYSTEM_TABLE *table); /* mp.c */
+void mp_find(EFI_SYSTEM_TABLE *table);			    /* mp.c */
+bool every_copy(EFI_HANDLE image, EFI_SYSTEM_TABLE *table); /* every.c */
 
 extern const u8 ImageBase[]; /* elf_x86_64_efi.lds */
 
@@ -72,6 +74,22 @@ static void fixed_memory_take(void)
 						    want->bytes / PAGE_SIZE, &address));
 }
 
+void start_cpu(void)
+{
+	/* The pages below are user pages, which SMEP, SMAP and protection keys would forbid us to
+	 * use. */
+	write_cr4(read_cr4() & ~(CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_CET | CR4_PCIDE));
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_NXE);
+	paging_identity(&page_tables, PTE_ALL);
+	write_cr3(paging_root(&page_tables));
+	trap_init();
+
+	/* No interrupt but those a test raises; what already pends is taken and forgotten. */
+	apic_write(APIC_LVT_TIMER, apic_read(APIC_LVT_TIMER) | (u32)APIC_LVT_MASKED);
+	interrupt_window();
+	trap_strays = 0;
+}
+
 static void firmware_leave(void)
 {
 	cli();
@@ -85,20 +103,9 @@ static void firmware_leave(void)
 	firmware.pic_master = inb(PIC_MASTER_MASK);
 	firmware.pic_slave = inb(PIC_SLAVE_MASK);
 
-	/* The pages below are user pages, which SMEP, SMAP and protection keys would forbid us to
-	 * use. */
-	write_cr4(firmware.cr4 & ~(CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_CET | CR4_PCIDE));
-	wrmsr(MSR_EFER, firmware.efer | EFER_NXE);
-	paging_identity(&page_tables, PTE_ALL);
-	write_cr3(paging_root(&page_tables));
-	trap_init();
-
-	/* No interrupt but those a test raises; what already pends is taken and forgotten. */
-	apic_write(APIC_LVT_TIMER, firmware.lvt_timer | (u32)APIC_LVT_MASKED);
 	outb(PIC_MASTER_MASK, 0xff);
 	outb(PIC_SLAVE_MASK, 0xff);
-	interrupt_window();
-	trap_strays = 0;
+	start_cpu();
 }
 
 static void firmware_return(void)
@@ -116,11 +123,10 @@ static void firmware_return(void)
 
 static void console_show(void)
 {
-	u64 bytes;
-	const char *log = print_log(&bytes);
+	const char *log = print_log.text;
 	CHAR16 text[3] = {0};
 
-	for (u64 i = 0; i < bytes; i++) {
+	for (u64 i = 0; i < print_log.bytes; i++) {
 		text[0] = log[i] == '\n' ? u'\r' : (CHAR16)log[i];
 		text[1] = log[i] == '\n' ? u'\n' : u'\0';
 		system_table->ConOut->OutputString(system_table->ConOut, text);
@@ -138,7 +144,14 @@ static bool powers_off(void)
 
 NORETURN void guest_exit(enum verdict verdict)
 {
-	if (powers_off()) {
+	if (every_is_another()) {
+		u64 bytes = print_log.bytes;
+
+		tap_instance(0, 0);
+		print("\n");
+		for (u64 i = 0; i < bytes; i++)
+			print("%c", print_log.text[i]);
+	} else if (powers_off()) {
 		firmware_return();
 		system_table->RuntimeServices->ResetSystem(EfiResetShutdown, EFI_SUCCESS, 0, NULL);
 	}
@@ -155,29 +168,49 @@ NORETURN void guest_exit(enum verdict verdict)
 		asm volatile("hlt");
 }
 
-/* opt/tallyvisor/selector: in hexadecimal, for the last counter. */
-static void selector_write(void)
+/* opt/tallyvisor/selector: in hexadecimal. */
+static u64 selector_wanted(void)
 {
 	char text[16];
 	u64 value = 0, bytes = fwcfg_read("opt/tallyvisor/selector", text, sizeof(text));
 
 	for (u64 i = 0; i < bytes; i++)
 		value = value << 4 | (u64)(text[i] > '9' ? text[i] - 'a' + 10 : text[i] - '0');
-	if (!bytes)
+	return value;
+}
+
+void start_selector(u64 value)
+{
+	if (!value)
 		return;
 	wrmsr(MSR_PERFEVTSEL(PMU_COUNTERS - 1), value);
 	note("selector %u is 0x%lx", PMU_COUNTERS - 1, value);
 }
 
+static enum verdict run(u64 selector)
+{
+	enum verdict verdict;
+
+	start_selector(selector);
+	guest_main();
+	verdict = tap_finish();
+	tap_end();
+	return verdict;
+}
+
 EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *table)
 {
+	bool every = every_wanted();
+	u64 selector = selector_wanted();
+
 	image_handle = image;
 	system_table = table;
 	platform_probe();
 	fixed_memory_take();
-	mp_find(table);
+	if (every || guest_wants_cpus)
+		mp_find(table);
+	if (every && !every_copy(image, table))
+		return EFI_OUT_OF_RESOURCES;
 	firmware_leave();
-	selector_write();
-	guest_main();
-	guest_exit(tap_finish());
+	guest_exit(every ? every_run(selector) : run(selector));
 }

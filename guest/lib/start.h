@@ -23,6 +23,11 @@ struct fixed_memory {
 extern const struct fixed_memory guest_fixed_memory;
 bool have_fixed_memory(void);
 
+/* This CPU as guest_main() finds it: with this image's page tables, GDT, IDT and TSS, and nothing that interrupts it. */
+void start_cpu(void);
+/* The last counter's selector; 0: it stays as it is. */
+void start_selector(u64 value);
+
 /* Load address of this application, to turn a RIP into an offset of its file. */
 u64 image_base(void);
 

@@ -9,10 +9,10 @@
 #define COM_LINE_STATUS 5
 #define COM_TX_EMPTY 0x20
 
-static char log[32 * 1024];
-static u64 log_bytes;
+struct print_log print_log;
 
 static struct {
+	u32 instance, instances; /* 0 of 0: the only one */
 	unsigned int planned, done, failed, skipped;
 	const char *skip_reason; /* of the running test */
 	bool current_failed;
@@ -28,17 +28,15 @@ static void put_serial(char c)
 
 static void put(char c)
 {
-	if (c == '\n')
-		put_serial('\r');
-	put_serial(c);
-	if (log_bytes < sizeof(log))
-		log[log_bytes++] = c;
-}
-
-const char *print_log(u64 *bytes)
-{
-	*bytes = log_bytes;
-	return log;
+	if (!tap.instance) {
+		if (c == '\n')
+			put_serial('\r');
+		put_serial(c);
+	}
+	if (print_log.bytes < sizeof(print_log.text)) {
+		print_log.text[print_log.bytes] = c;
+		print_log.bytes++;
+	}
 }
 
 static void put_padded(const char *text, unsigned int bytes, unsigned int width, bool left,
@@ -140,7 +138,14 @@ void tap_plan(unsigned int tests)
 {
 	tap.planned = tests;
 	/* The firmware may have left the cursor inside a line. */
-	print("\n1..%u\n", tests);
+	if (!tap.instance)
+		print("\n1..%u\n", tests * (tap.instances ? tap.instances : 1));
+}
+
+void tap_instance(u32 index, u32 instances)
+{
+	tap.instance = index;
+	tap.instances = instances;
 }
 
 bool tap_check(bool ok, const char *what)
@@ -172,15 +177,18 @@ void tap_run(const char *name, void (*run)(const void *arg), const void *arg)
 	tap.skip_reason = NULL;
 	run(arg);
 	tap.done++;
+	print("%sok %u - ", tap.current_failed ? "not " : "",
+	      tap.instance * tap.planned + tap.done);
+	if (tap.instances)
+		print("cpu %u: ", tap.instance);
+	print("%s", name);
 	if (tap.current_failed) {
 		tap.failed++;
-		print("not ok %u - %s\n", tap.done, name);
 	} else if (tap.skip_reason) {
 		tap.skipped++;
-		print("ok %u - %s # SKIP %s\n", tap.done, name, tap.skip_reason);
-	} else {
-		print("ok %u - %s\n", tap.done, name);
+		print(" # SKIP %s", tap.skip_reason);
 	}
+	print("\n");
 }
 
 static void skip_it(const void *reason)
@@ -198,8 +206,12 @@ enum verdict tap_finish(void)
 {
 	if (tap.done != tap.planned)
 		note("planned %u tests, ran %u", tap.planned, tap.done);
-	print("# end\n");
 	if (tap.failed || tap.done != tap.planned || !tap.done)
 		return VERDICT_FAIL;
 	return tap.skipped == tap.done ? VERDICT_SKIP : VERDICT_PASS;
+}
+
+void tap_end(void)
+{
+	print("# end\n");
 }

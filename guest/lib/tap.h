@@ -32,7 +32,10 @@ void vprint(const char *format, va_list args);
 void note(const char *format, ...) PRINTF(1, 2);
 
 /* Everything printed so far, for the firmware's console. */
-const char *print_log(u64 *bytes);
+extern struct print_log {
+	volatile u64 bytes;
+	char text[32 * 1024];
+} print_log;
 
 void tap_plan(unsigned int tests);
 void tap_run(const char *name, void (*run)(const void *arg), const void *arg);
@@ -44,8 +47,12 @@ void tap_skip(const char *reason);
 /* Inside a test: a check. Returns whether it held. */
 bool tap_check(bool ok, const char *what);
 bool tap_equal(u64 got, u64 want, const char *what);
-/* The end mark; returns what to tell the outside. */
+/* What to tell the outside; and the end mark. */
 enum verdict tap_finish(void);
+void tap_end(void);
+/* This is one of several guests at once (every.h): its tests are numbered behind those of the ones before. The first one
+ * says the plan, and what others print is in their log alone. */
+void tap_instance(u32 index, u32 instances);
 
 #define CHECK(condition) tap_check(condition, #condition)
 #define CHECK_EQ(got, want) tap_equal(got, want, #got)
