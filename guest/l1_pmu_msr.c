@@ -360,9 +360,12 @@ static void check_modified(const void *arg)
 				CHECK(moved > 0);
 		}
 	}
-	/* each counter had one that is not counted, more than once: one line */
-	for (u32 i = 0; platform.under_us && i < PMU_COUNTERS; i++)
-		CHECK_EQ(lines_about(i), lines[i] + (platform.backend == TALLY_BACKEND_CLOCK));
+	/* each counter had one that is not counted, more than once: one line; the log is one for all CPUs */
+	for (u32 i = 0; platform.under_us && i < PMU_COUNTERS; i++) {
+		u32 own = platform.backend == TALLY_BACKEND_CLOCK, all = lines_about(i) - lines[i];
+
+		CHECK(own <= all && all <= own * tap_instances());
+	}
 	pmu_stop_all();
 }
 

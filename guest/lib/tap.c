@@ -134,12 +134,17 @@ void note(const char *format, ...)
 	print("\n");
 }
 
+u32 tap_instances(void)
+{
+	return tap.instances ? tap.instances : 1;
+}
+
 void tap_plan(unsigned int tests)
 {
 	tap.planned = tests;
 	/* The firmware may have left the cursor inside a line. */
 	if (!tap.instance)
-		print("\n1..%u\n", tests * (tap.instances ? tap.instances : 1));
+		print("\n1..%u\n", tests * tap_instances());
 }
 
 void tap_instance(u32 index, u32 instances)

@@ -53,6 +53,8 @@ void tap_end(void);
 /* This is one of several guests at once (every.h): its tests are numbered behind those of the ones before. The first one
  * says the plan, and what others print is in their log alone. */
 void tap_instance(u32 index, u32 instances);
+/* So many at once; usually 1. */
+u32 tap_instances(void);
 
 #define CHECK(condition) tap_check(condition, #condition)
 #define CHECK_EQ(got, want) tap_equal(got, want, #got)
