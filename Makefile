@@ -159,7 +159,7 @@ $(FUZZERS:%=$(O)/fuzz/fuzz_%): $(O)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(O)/fuzz/t
 run: all | deps-qemu ## boot the demo in QEMU: hypervisor, L1, L2 and four counters
 	$(Q)tools/demo $(O)
 
-test: test-host test-qemu test-trace test-fuzz-vmrun ## prove everything but the Linux boots
+test: test-host test-qemu test-outside test-trace test-fuzz-vmrun ## prove everything but the Linux boots
 
 test-host: $(O)/host-tests $(FUZZERS:%=$(O)/fuzz/fuzz_%) ## pure code under ASan and UBSan, on this machine
 	$(Q)$(O)/host-tests
@@ -181,6 +181,9 @@ test-fuzz-vmrun: all | deps-qemu
 
 test-qemu: all | deps-qemu deps-image deps-sign ## every guest in QEMU, bare and under Tallyvisor
 	$(Q)O=$(O) tests/qemu/run
+
+test-outside: all | deps-qemu deps-outside ## the hypervisor's tables, stacks and panic page as QEMU sees them, on 4 CPUs
+	$(Q)O=$(O) tests/qemu/outside
 
 test-trace: all | deps-qemu deps-trace ## the demo's trace through both converters
 	$(Q)O=$(O) tests/trace/run
@@ -233,7 +236,7 @@ deps:
 deps-%:
 	@tools/setup $*
 
-.PHONY: all guests tally run test test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun test-qemu test-trace test-linux test-l1 bench bench-kvm hostile soak check format image debug clean help deps
+.PHONY: all guests tally run test test-outside test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun test-qemu test-trace test-linux test-l1 bench bench-kvm hostile soak check format image debug clean help deps
 .SECONDARY:
 export ACCEL QEMU OVMF SB_KEY SB_CERT FUZZ_RUNS FUZZ_SECONDS
 -include $(shell find $(O) -name '*.d' 2>/dev/null)

@@ -12,6 +12,9 @@ static enum log_sink sink;
 static u32 own_depth;
 static bool locked; /* GIF is 0 in L0: who holds it goes on */
 
+/* As long as a line takes at a slow serial port, and longer. */
+#define TAKE_OVER_TRIES 10000000u
+
 static const u16 uart_ports[] = {[LOG_COM1] = 0x3f8, [LOG_COM2] = 0x2f8};
 
 #define DEBUGCON_PORT 0xe9
@@ -81,8 +84,12 @@ void log_line(enum log_level level, const char *fmt, ...)
 	unlock();
 }
 
+/* The line of another CPU, which has not stopped yet, is let come to its end; one of this CPU's never does. */
 void log_take_over(void)
 {
+	for (unsigned int i = 0; i < TAKE_OVER_TRIES && __atomic_load_n(&locked, __ATOMIC_RELAXED);
+	     i++)
+		cpu_pause();
 	unlock();
 }
 
