@@ -16,7 +16,7 @@ HV := $(wildcard hv/*.c)
 BOOT := $(wildcard boot/*.c)
 GUEST_LIB := $(wildcard guest/lib/*.c)
 GUESTS := $(patsubst guest/%.c,%,$(wildcard guest/*.c))
-CLIENT := $(filter-out client/linux.c client/efi.c,$(wildcard client/*.c)) hv/core/format.c boot/filter.c
+CLIENT := $(filter-out %linux.c %efi.c,$(wildcard client/*.c)) hv/core/format.c boot/filter.c
 TESTS := $(wildcard tests/host/*.c)
 FUZZERS := $(patsubst tests/fuzz/fuzz_%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 
@@ -43,7 +43,8 @@ EFI_COPY := objcopy -j .text -j .sdata -j .data -j .rodata -j .dynamic -j .dynsy
 LINUX_FLAGS := -std=gnu11 -O2 -g $(WARN) -Iinclude -I. -MMD -MP -DTALLY_VERSION='"$(VERSION)"'
 HOST_CC ?= clang
 FUZZ_CC ?= clang
-HOST_FLAGS := -std=gnu11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all $(WARN) -Iinclude -I. -MMD -MP
+HOST_FLAGS := -std=gnu11 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all $(WARN) -Iinclude -I. -MMD -MP \
+	-DTALLY_VERSION='"$(VERSION)"'
 # Only what is fuzzed is instrumented for coverage: the code under test, which is in the target itself where it is inline.
 FUZZ_FLAGS := $(HOST_FLAGS) -fsanitize=fuzzer-no-link
 FUZZ_INLINE := event merge route
@@ -55,7 +56,7 @@ obj = $(patsubst %,$(O)/$(1)/%.o,$(basename $(2)))
 HV_OBJ := $(call obj,hv,$(PMU) $(CORE) $(HV)) $(O)/hv/hv/vmrun.o
 BOOT_OBJ := $(call obj,efi,$(BOOT)) $(O)/efi/core.o
 LIB_OBJ := $(call obj,efi,$(GUEST_LIB)) $(patsubst %.asm,$(O)/efi/%.asm.o,$(wildcard guest/lib/*.asm))
-TEST_OBJ := $(call obj,host,$(TESTS) $(PMU) $(CORE) boot/config.c boot/filter.c client/out.c client/names.c client/words.c)
+TEST_OBJ := $(call obj,host,$(TESTS) $(PMU) $(CORE) boot/config.c boot/filter.c client/out.c client/names.c client/words.c client/probe.c client/probe_page.c)
 
 $(O)/hv/%.o: %.c Makefile | deps
 	$(call say,CC,$<)
@@ -112,7 +113,7 @@ $(O)/guest/%.efi: $(O)/guest/%.so
 $(O)/guest/fuzz_vmrun.so: $(call obj,efi,$(wildcard guest/fuzz/*.c))
 
 # the client: a UEFI application, and a program for any Linux
-$(O)/tally.so: $(call obj,efi,$(CLIENT) client/efi.c guest/lib/string.c)
+$(O)/tally.so: $(call obj,efi,$(CLIENT) client/efi.c client/probe_efi.c guest/lib/string.c) $(O)/efi/client/probe_efi.asm.o
 	$(Q)ld $(EFI_LD) -o $@ $^ $(EFI_END)
 
 $(O)/tally.efi: $(O)/tally.so
@@ -124,7 +125,7 @@ $(O)/linux-client/%.o: %.c Makefile | deps
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LINUX_FLAGS) -c -o $@ $<
 
-$(O)/tally: $(call obj,linux-client,$(CLIENT) client/linux.c)
+$(O)/tally: $(call obj,linux-client,$(CLIENT) client/linux.c client/probe_linux.c)
 	$(call say,LD,$@)
 	$(Q)$(CC) -static -o $@ $^
 

@@ -9,6 +9,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include "client/linux.h"
 #include "client/os.h"
 #include "client/tally.h"
 
@@ -78,6 +79,16 @@ bool os_connect(unsigned int cpu)
 		return false;
 	}
 	return true;
+}
+
+bool linux_rdmsr(u32 number, u64 *value)
+{
+	return pread(msr, value, sizeof(*value), number) == sizeof(*value);
+}
+
+bool linux_wrmsr(u32 number, u64 value)
+{
+	return writable && pwrite(msr, &value, sizeof(value), number) == sizeof(value);
 }
 
 static bool transfer_failed(const char *what, u32 number)

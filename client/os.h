@@ -30,4 +30,7 @@ bool os_file_close(void);
 
 void os_sleep(unsigned int seconds);
 
+/* What `tally probe` does to that CPU. NULL: os_error() was told why not. */
+const struct probe_machine *os_probe_machine(unsigned int cpu);
+
 #endif

@@ -7,6 +7,7 @@
 
 #define MSR_TSC 0x10u
 #define MSR_APIC_BASE 0x1bu
+#define MSR_PATCH_LEVEL 0x8bu /* the microcode's revision */
 #define MSR_MPERF 0xe7u
 #define MSR_APERF 0xe8u
 #define MSR_MTRRCAP 0xfeu
