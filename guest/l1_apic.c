@@ -3,14 +3,17 @@
  * The local APIC's page by every instruction that writes memory, from L1 and from L2, and x2APIC mode; timers on all CPUs.
  * With several CPUs, writes to the page are the hypervisor's to carry out. APM2 §16.3.2, §16.4.1, §16.14.
  */
+#include "abi/hypercall.h"
 #include "guest/lib/cpu.h"
 #include "guest/lib/platform.h"
 #include "guest/lib/smp.h"
 #include "guest/lib/smp_l2.h"
 #include "guest/lib/tap.h"
+#include "guest/lib/trap.h"
 #include "x86/cpuid.h"
 #include "x86/cr.h"
 #include "x86/msr.h"
+#include "x86/pmu.h"
 
 #define VECTOR 0x51u
 #define TICKS 3000u
@@ -420,6 +423,90 @@ static void check_x2(const void *arg)
 	CHECK(smp_beats(1));
 }
 
+/* ---- ways around ICR ---- */
+
+static struct tally_status status ALIGNED(512);
+
+static bool all_beat(void)
+{
+	for (u32 i = 1; i < smp_cpus(); i++)
+		if (!smp_beats(i))
+			return false;
+	return true;
+}
+
+/* The hypervisor writes what it is asked for to where it is asked to: not to the APIC's page. A counter is INIT to all. */
+static void check_calls(const void *arg)
+{
+	const u64 icr = apic_at(APIC_ICR), offset = offsetof(struct tally_status, counter[0].value);
+	u64 counter = 0;
+
+	(void)arg;
+	if (!platform.under_us) {
+		tap_skip("no Tallyvisor below");
+		return;
+	}
+	if (platform.pmu) {
+		wrmsr(MSR_PERFEVTSEL(0), 0);
+		wrmsr(MSR_PERFCTR(0), INIT | (u32)APIC_ICR_OTHERS);
+	}
+	CHECK_EQ((u64)hypercall(TALLY_CALL_STATUS, (u64)&status, sizeof(status), 0), 0);
+	counter = status.counter[0].value;
+	CHECK_EQ(counter, platform.pmu ? INIT | (u32)APIC_ICR_OTHERS : 0);
+	CHECK_EQ((u64)hypercall(TALLY_CALL_STATUS, icr - offset, offset + 8, 0), (u64)-E_RANGE);
+	for (u64 at = icr & ~0xfffull; at < (icr | 0xfff); at += 0x70) {
+		CHECK_EQ((u64)hypercall(TALLY_CALL_STATS, at, 64, 0), (u64)-E_RANGE);
+		CHECK_EQ((u64)hypercall(TALLY_CALL_LOG_READ, at + 1, 16, 0), (u64)-E_RANGE);
+	}
+	CHECK(all_beat());
+	if (platform.pmu)
+		wrmsr(MSR_PERFCTR(0), 0);
+}
+
+/* What is no register is not there: QEMU takes it for the one below, and the first for an MSI. */
+static void check_no_register(const void *arg)
+{
+	static const u32 offsets[] = {0, 4, 0x304, 0x308, 0x30c};
+
+	(void)arg;
+	if (!platform.under_us) {
+		tap_skip("no Tallyvisor below");
+		return;
+	}
+	for (u32 i = 0; i < ARRAY_SIZE(offsets); i++)
+		for (u32 f = 0; f < ARRAY_SIZE(forms); f++) {
+			apic_write(APIC_ICR_HIGH, smp_at(1)->id << APIC_XAPIC_ID_SHIFT);
+			forms[f].write(apic_at(offsets[i]), INIT);
+		}
+	CHECK(all_beat());
+}
+
+static void set_base(const void *arg)
+{
+	wrmsr(MSR_APIC_BASE, *(const u64 *)arg);
+}
+
+/* Nor is it elsewhere than the hypervisor believes: QEMU's says that it moves, and does not. */
+static void check_base(const void *arg)
+{
+	const u64 before = rdmsr(MSR_APIC_BASE), moved = before ^ 0x10000000;
+
+	(void)arg;
+	if (!platform.under_us) {
+		tap_skip("no Tallyvisor below");
+		return;
+	}
+	if (try_call(set_base, &moved) == VEC_NONE) {
+		smp_send(1, INIT);
+		smp_settle();
+		*(volatile u32 *)((before & APIC_BASE_ADDRESS) + APIC_ICR) =
+			INIT | (u32)APIC_ICR_OTHERS;
+		set_base(&before);
+		CHECK(smp_start_all());
+	}
+	CHECK(all_beat());
+}
+
 static const struct test {
 	const char *name;
 	void (*run)(const void *arg);
@@ -430,6 +517,9 @@ static const struct test {
 	{"the same in L2 with nested paging", check_l2, ""},
 	{"single steps over writes to it", check_tf, NULL},
 	{"ICR by every form of a write", check_icr, NULL},
+	{"no INIT by a hypercall's buffer", check_calls, NULL},
+	{"no INIT by what is no register", check_no_register, NULL},
+	{"no INIT by a page that has moved", check_base, NULL},
 	{"timers on all CPUs", check_timers, NULL},
 	{"x2APIC: IPIs, INIT and SIPI", check_x2, NULL},
 };

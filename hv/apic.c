@@ -132,6 +132,9 @@ static void write_register(struct vcpu *v, u32 reg, u32 value)
 {
 	u64 page = v->apic.trapped;
 
+	/* no register: QEMU takes what is not at a multiple of 16 for the one below, and the first 16 bytes for an MSI */
+	if (unlikely(reg < APIC_ID || reg & 0xf))
+		return;
 	if (unlikely(reg == APIC_ICR) && v->apic.own.enabled && !v->apic.own.x2) {
 		u64 destination = *apic_register(v, page, APIC_ICR_HIGH) >> APIC_XAPIC_ID_SHIFT;
 
@@ -186,6 +189,19 @@ static ALWAYS_INLINE struct known_exit *known_write_at(struct vcpu *v, u64 rip)
 /* RAX, RCX, RDX, RBX, RSI, RDI, R8 to R11: RAX is in the VMCB, and vmrun_loop saves the others at each exit. */
 #define SAVED_GPRS 0x0fcfu
 
+/* Another CPU may have written to the instruction since it was decoded. */
+static bool is_still(const struct insn *insn, u32 first_bytes)
+{
+	u8 bytes[INSN_MAX_BYTES] = {0};
+	struct insn now;
+
+	__builtin_memcpy(bytes, &first_bytes, sizeof(first_bytes));
+	return !insn_length(bytes, sizeof(bytes), INSN_64, &now) && now.length == insn->length &&
+	       now.prefixes == insn->prefixes && now.map == insn->map &&
+	       now.opcode == insn->opcode && now.modrm == insn->modrm && now.reg == insn->reg &&
+	       now.operand_bytes == insn->operand_bytes;
+}
+
 /* All that counts is in the first four bytes; an immediate is read each time. */
 static void make_known(struct vcpu *v, const struct insn *insn)
 {
@@ -200,7 +216,9 @@ static void make_known(struct vcpu *v, const struct insn *insn)
 	known->rip = ~0ull;
 	if (!known_walk(v, known))
 		return;
-	known->bytes = *known->insn;
+	known->bytes = __atomic_load_n(known->insn, __ATOMIC_RELAXED);
+	if (!is_still(insn, known->bytes))
+		return;
 	known->next_rip = v->next_rip;
 	known->source = source;
 	known_note(known, s, VMEXIT_NPF);

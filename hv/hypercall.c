@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The calls of include/abi/hypercall.h, by VMMCALL and by MSR. A call sees a buffer that is checked already. */
+#include "hv/apic.h"
 #include "hv/log.h"
 #include "hv/memory.h"
 #include "hv/vcpu.h"
@@ -163,13 +164,13 @@ static const struct call *find_call(u64 number)
 	return number < ARRAY_SIZE(calls) && calls[number].handle ? &calls[number] : NULL;
 }
 
-/* A buffer that a guest named: inside one page, in memory, not ours. */
+/* A buffer that a guest named: inside one page, not ours, and not the APIC's page, where L0 could be made to write an INIT. */
 static bool buffer_ok(struct vcpu *v, const struct call *call, u64 gpa, u64 bytes)
 {
 	return bytes && bytes >= call->least_bytes && bytes <= PAGE_SIZE &&
 	       !vcpu_no_memory(v, gpa) && gpa % PAGE_SIZE + bytes <= PAGE_SIZE &&
 	       (call->unaligned || !(gpa % 8)) &&
-	       !vcpu_names_hole(v, gpa, bytes, "hypercall-buffer");
+	       !apic_traps(v, gpa) && !vcpu_names_hole(v, gpa, bytes, "hypercall-buffer");
 }
 
 u32 exit_vmmcall(struct vcpu *v)
