@@ -7,6 +7,7 @@
 #include <efi.h>
 #include <efilib.h>
 
+#include "abi/handoff.h"
 #include "boot/config.h"
 
 /* Prints one line "Tallyvisor: ..." on the console; format as in Print(). */
@@ -25,6 +26,10 @@ const CHAR16 *smp_run(smp_procedure *procedure, void *argument);
 const CHAR16 *smp_enter(smp_procedure *procedure, void *argument, volatile u32 *entered);
 /* all have returned. */
 void smp_wait(void);
+
+/* Where ACPI puts the machine to sleep, and what may be written there; and takes the other states out of the tables. */
+struct sleep_control sleep_find(void);
+void sleep_hide(void);
 
 /*
  * Copies the resident core into reserved memory, relocates it and gives it this CPU and `aps` others. On return all run

@@ -149,6 +149,7 @@ const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits, u32 aps
 				.phys_bits = phys_bits,
 				.cpus = cpus,
 				.config = config->core,
+				.sleep = sleep_find(),
 			},
 		.tables = tables,
 		.entry = (core_entry_fn *)(uintptr_t)(CORE_VA + header->entry),
@@ -162,8 +163,10 @@ const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits, u32 aps
 	asm volatile("sti" : : : "memory");
 	smp_wait();
 	BS->FreePages(tables, 3);
-	if (!start.status)
+	if (!start.status) {
+		sleep_hide();
 		return NULL;
+	}
 	BS->FreePages(region, bytes / PAGE_SIZE);
 	return L"the resident core refused to start; set log=com1 or log=debugcon and see what it "
 	       L"says";

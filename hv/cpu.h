@@ -171,6 +171,29 @@ static ALWAYS_INLINE void cpu_outl(u16 port, u32 value)
 	asm volatile("outl %0, %1" : : "a"(value), "Nd"(port));
 }
 
+static ALWAYS_INLINE u32 cpu_in(u16 port, u32 bytes)
+{
+	u32 value = 0;
+
+	if (bytes == 1)
+		asm volatile("inb %1, %b0" : "+a"(value) : "Nd"(port));
+	else if (bytes == 2)
+		asm volatile("inw %1, %w0" : "+a"(value) : "Nd"(port));
+	else
+		asm volatile("inl %1, %0" : "=a"(value) : "Nd"(port));
+	return value;
+}
+
+static ALWAYS_INLINE void cpu_out(u16 port, u32 bytes, u32 value)
+{
+	if (bytes == 1)
+		asm volatile("outb %b0, %1" : : "a"(value), "Nd"(port));
+	else if (bytes == 2)
+		asm volatile("outw %w0, %1" : : "a"(value), "Nd"(port));
+	else
+		asm volatile("outl %0, %1" : : "a"(value), "Nd"(port));
+}
+
 static ALWAYS_INLINE void cpu_pause(void)
 {
 	asm volatile("pause");

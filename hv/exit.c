@@ -43,6 +43,7 @@ static const struct exit_entry exits[] = {
 	[VMEXIT_RDPMC] = {exit_rdpmc, TWO(0x33)},
 	[VMEXIT_CPUID] = {exit_cpuid, TWO(0xa2)},
 	[VMEXIT_HLT] = {exit_halt, ONE(0xf4)},
+	[VMEXIT_IOIO] = {exit_ioio, NO_LENGTH},
 	[VMEXIT_INVLPGA] = {exit_invlpga, SVM(0xdf)},
 	/* RDMSR is 0F 32, WRMSR 0F 30 */
 	[VMEXIT_MSR] = {exit_msr, .opcode = 0x300f, .mask = 0xfdff, .length = 2},

@@ -292,6 +292,7 @@ void core_run(struct vcpu *v)
 	init_limits(v);
 	init_vmcb01(v);
 	nested_init(v);
+	io_init(v, &handoff.sleep);
 	apic_init(v);
 	if (last) {
 		backend_init(v, &handoff.config);
@@ -304,6 +305,9 @@ void core_run(struct vcpu *v)
 		v->lowest_backend = v->backend;
 	vcpu_choose_exit(v);
 	vcpu_set_special(v, SPECIAL_ENTRY); /* TLB_CONTROL of the first VMRUN */
+	if (last)
+		log_info("event=sleep ports=%x,%x allowed=%x,%x", v->sleep.ports[0],
+			 v->sleep.ports[1], v->sleep.allowed[0], v->sleep.allowed[1]);
 	log_info("event=start version=%s region=%lx+%lx phys_bits=%u features=%x of %x",
 		 TALLY_VERSION, handoff.region_hpa, handoff.region_bytes, handoff.phys_bits,
 		 v->features, v->cpu_features);

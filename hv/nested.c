@@ -7,6 +7,7 @@
 #include "hv/core/event.h"
 #include "hv/core/merge.h"
 #include "hv/core/msrpm.h"
+#include "hv/core/sleep.h"
 #include "hv/cpu.h"
 #include "hv/log.h"
 #include "hv/memory.h"
@@ -113,12 +114,16 @@ static ALWAYS_INLINE struct vmcb *vmcb12(const struct vcpu *v)
 	return guest_at(&v->mem, v->nested.vmcb12_gpa);
 }
 
-/* A permission map that lies in our memory is read the way L1 would read it: our pages are FFh. */
-static NOINLINE u64 iopm_with_hole(struct vcpu *v, u64 gpa)
+/*
+ * What the CPU must not read itself: a permission map that lies in our memory, which is read the way L1 would read it, our
+ * pages as FFh; and one that lacks L0's own ports.
+ */
+static NOINLINE u64 iopm_copy(struct vcpu *v, u64 gpa)
 {
 	for (u64 i = 0; i < IOPM_BYTES / 8; i++)
-		v->nested.hole_map[i] = *(u64 *)guest_at(&v->mem, gpa + i * 8);
-	return memory_hpa(v->nested.hole_map);
+		v->nested.iopm[i] = *(u64 *)guest_at(&v->mem, gpa + i * 8);
+	sleep_add_to_map(&v->sleep, (u8 *)v->nested.iopm);
+	return memory_hpa(v->nested.iopm);
 }
 
 static ALWAYS_INLINE void merge_permissions(struct vcpu *v)
@@ -128,11 +133,16 @@ static ALWAYS_INLINE void merge_permissions(struct vcpu *v)
 	u64 iopm = ctl->iopm_base_pa & ~0xfffull, msrpm = ctl->msrpm_base_pa & ~0xfffull;
 	const volatile u64 *from;
 
-	/* L0 intercepts no ports, so the CPU may read L1's map itself */
-	c->iopm_base_pa = iopm;
-	if (vcpu_touches_hole(v, iopm, IOPM_BYTES) && vmcb_intercepts(ctl, INTERCEPT(IOIO))) {
-		vcpu_names_hole(v, iopm, IOPM_BYTES, "IOPM");
-		c->iopm_base_pa = iopm_with_hole(v, iopm);
+	c->iopm_base_pa = v->iopm_hpa;
+	if (vmcb_intercepts(ctl, INTERCEPT(IOIO))) {
+		/* hypervisors intercept all ports, or nearly: then the CPU may read L1's map itself */
+		c->iopm_base_pa = iopm;
+		if (unlikely(vcpu_touches_hole(v, iopm, IOPM_BYTES))) {
+			vcpu_names_hole(v, iopm, IOPM_BYTES, "IOPM");
+			c->iopm_base_pa = iopm_copy(v, iopm);
+		} else if (unlikely(!sleep_is_in_map(&v->sleep, guest_at(&v->mem, iopm)))) {
+			c->iopm_base_pa = iopm_copy(v, iopm);
+		}
 	}
 	if (vmcb_intercepts(ctl, INTERCEPT(MSR))) {
 		if (vcpu_touches_hole(v, msrpm, MSRPM_BYTES))

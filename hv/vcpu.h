@@ -128,8 +128,8 @@ struct nested {
 	bool vgif;    /* L2 has a virtual GIF, ctl.int_ctl's V_GIF */
 	bool virq_held; /* L2's V_IRQ is in ctl.int_ctl, not in vmcb02 */
 	bool own_lbr;	/* L2 has LBRs of its own */
-	/* an IOPM that overlaps our memory, as L1 would see it */
-	u64 hole_map[IOPM_BYTES / 8] ALIGNED(4096);
+	/* an IOPM that overlaps our memory, or lacks our ports: iopm_copy() */
+	u64 iopm[IOPM_BYTES / 8] ALIGNED(4096);
 };
 
 struct shadow_memory {
@@ -189,15 +189,17 @@ struct vcpu {
 	u32 special;	   /* SPECIAL_*: why exits do not take the ordinary path */
 	u32 insn_prefixes; /* INSN_PREFIX_* of an instruction that is longer than unprefixed */
 	u64 next_rip; /* behind the instruction that exited, where it has a length in the exit table */
-	u32 backend;	      /* enum tally_backend */
-	u32 depth;	      /* 1 on the machine itself, 2 under one of us, ... */
-	u32 lowest_backend;   /* of the one with depth 1 */
-	u32 cpuid_ext_max;    /* the CPU's last extended leaf */
-	u64 guest_efer_mask;  /* EFER bits that exist here */
-	u64 vm_cr;	      /* L1's */
-	u64 hsave_pa;	      /* L1's */
-	u64 tsc_ratio;	      /* L1's, which is for its guests; L1 itself runs with 1.0 */
-	u32 l0_intercepts[6]; /* what L0 wants from any guest */
+	u32 backend;		    /* enum tally_backend */
+	u32 depth;		    /* 1 on the machine itself, 2 under one of us, ... */
+	u32 lowest_backend;	    /* of the one with depth 1 */
+	u32 cpuid_ext_max;	    /* the CPU's last extended leaf */
+	u64 guest_efer_mask;	    /* EFER bits that exist here */
+	u64 vm_cr;		    /* L1's */
+	u64 hsave_pa;		    /* L1's */
+	u64 tsc_ratio;		    /* L1's, which is for its guests; L1 itself runs with 1.0 */
+	u32 l0_intercepts[6];	    /* what L0 wants from any guest */
+	struct sleep_control sleep; /* the ports that L0 intercepts, */
+	u64 iopm_hpa;		    /* and the map with these */
 	struct vmrun_limits limits;
 	struct guest_memory mem;
 	u64 memory_end;	   /* vcpu_no_memory(): below is memory, or what L1 takes for it */
@@ -453,6 +455,7 @@ u32 exit_cpuid(struct vcpu *v);
 u32 exit_msr(struct vcpu *v);
 u32 exit_rdpmc(struct vcpu *v);
 u32 exit_halt(struct vcpu *v);
+u32 exit_ioio(struct vcpu *v);
 u32 exit_vmmcall(struct vcpu *v);
 u32 exit_vmload(struct vcpu *v);
 u32 exit_vmsave(struct vcpu *v);
@@ -603,12 +606,18 @@ static ALWAYS_INLINE bool nested_holds_tpr(const struct vcpu *v)
 }
 
 /* Whether L1 wants this exit of L2. */
+/* Ports (exit_io.c). */
+void io_init(struct vcpu *v, const struct sleep_control *sleep);
+bool io_exit_is_l1s(const struct vcpu *v);
+
 static ALWAYS_INLINE bool nested_wants(const struct vcpu *v, u64 code)
 {
 	const struct vmcb_control *ctl = &v->nested.ctl;
 
 	if (unlikely(code == VMEXIT_NMI) && (v->smp || !v->gif))
 		return false; /* L2 has cleared the real GIF */
+	if (unlikely(code == VMEXIT_IOIO))
+		return io_exit_is_l1s(v);
 	return route_to_l1(ctl, code, guest_at(&v->mem, ctl->msrpm_base_pa & ~0xfffull),
 			   (u32)v->gpr[GPR_RCX], v->vmcb->control.exit_info_1 & 1);
 }

@@ -9,8 +9,8 @@
 
 /*
  * Whether L1 wants this exit of L2. ctl: L0's copy of vmcb12's; msrpm, msr and write matter for VMEXIT_MSR only. NPF, the
- * refusals and codes that have no intercept bit are L0's first. An I/O exit is L1's: L0 asks for none, and the CPU has
- * read L1's map.
+ * refusals and codes that have no intercept bit are L0's first. An I/O exit is L1's, whose map the CPU has read; of
+ * L0's own ports io_exit_is_l1s() has said so before.
  */
 static ALWAYS_INLINE bool route_to_l1(const struct vmcb_control *ctl, u64 code, const u8 *msrpm,
 				      u32 msr, bool write)

@@ -90,6 +90,12 @@ struct config {
 	struct tally_filter filter;
 };
 
+/* ACPI's PM1a_CNT and PM1b_CNT, and which values of SLP_TYP may be entered by them. */
+struct sleep_control {
+	u16 ports[2];  /* 0: there is none */
+	u8 allowed[2]; /* a bit for each value */
+};
+
 struct handoff {
 	u32 version;
 	u8 phys_bits; /* physical address bits of the CPU */
@@ -102,6 +108,7 @@ struct handoff {
 	u64 region_bytes;
 	u64 loader_cr3; /* page tables that L1 goes on with; of the CPU that calls */
 	struct config config;
+	struct sleep_control sleep;
 };
 
 /*
