@@ -56,7 +56,7 @@ obj = $(patsubst %,$(O)/$(1)/%.o,$(basename $(2)))
 HV_OBJ := $(call obj,hv,$(PMU) $(CORE) $(HV)) $(O)/hv/hv/vmrun.o
 BOOT_OBJ := $(call obj,efi,$(BOOT)) $(O)/efi/core.o
 LIB_OBJ := $(call obj,efi,$(GUEST_LIB)) $(patsubst %.asm,$(O)/efi/%.asm.o,$(wildcard guest/lib/*.asm))
-TEST_OBJ := $(call obj,host,$(TESTS) $(PMU) $(CORE) boot/config.c boot/filter.c boot/aml.c client/out.c client/names.c client/words.c client/probe.c client/probe_page.c)
+TEST_OBJ := $(call obj,host,$(TESTS) $(PMU) $(CORE) boot/config.c boot/filter.c boot/aml.c boot/ivrs.c client/out.c client/names.c client/words.c client/probe.c client/probe_page.c)
 
 $(O)/hv/%.o: %.c Makefile | deps
 	$(call say,CC,$<)

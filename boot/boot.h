@@ -30,11 +30,16 @@ void smp_wait(void);
 /* Where ACPI puts the machine to sleep, and what may be written there; and takes the other states out of the tables. */
 struct sleep_control sleep_find(void);
 void sleep_hide(void);
+/* For dma=protect: the IOMMUs that the core is to have, and their number; a line says why there is none. */
+u32 dma_find(u8 phys_bits, struct iommu_unit *units);
+/* What describes them is there no more. */
+void dma_hide(void);
 
 /*
- * Copies the resident core into reserved memory, relocates it and gives it this CPU and `aps` others. On return all run
+ * Copies the resident core into reserved memory, relocates it and gives it this CPU, `aps` others, and `iommus` IOMMUs. On return all run
  * as L1 and NULL is returned; otherwise the sentence that says what is missing, and nothing has changed.
  */
-const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits, u32 aps);
+const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits, u32 aps,
+			 const struct iommu_unit *units, u32 iommus);
 
 #endif

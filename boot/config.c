@@ -40,6 +40,8 @@ static const struct choice version_choices[] = {{"auto", PMU_VERSION_AUTO},
 static const struct choice irperf_choices[] = {{"off", 0}, {"on", 1}, {NULL, 0}};
 static const struct choice smp_choices[] = {{"all", 0}, {"ignore", 1}, {NULL, 0}};
 
+static const struct choice dma_choices[] = {{"off", DMA_OFF}, {"protect", DMA_PROTECT}, {NULL, 0}};
+
 static const struct choice feature_choices[] = {
 #define X(name, bit, software) {"-" #name, (u32)(bit)},
 	TALLY_FEATURES(X)
@@ -192,6 +194,7 @@ static void setting(struct parser *p, struct boot_config *config, unsigned int l
 		{"pmu.irperf", irperf_choices, &config->core.irperf},
 		{"pmu.flaw", pmu_flaw_choices, &config->core.pmu_flaw},
 		{"smp", smp_choices, &smp},
+		{"dma", dma_choices, &config->core.dma},
 	};
 	size_t key_bytes = 0, value_bytes;
 	const char *value;
@@ -246,8 +249,8 @@ static void setting(struct parser *p, struct boot_config *config, unsigned int l
 	begin(p, line);
 	put_text(p, "unknown key '");
 	put(p, s, key_bytes < 24 ? key_bytes : 24);
-	put_text(p,
-		 "', ignored; known: log svme0 pmu pmu.version pmu.flaw filter smp features next");
+	put_text(p, "', ignored; known: log svme0 pmu pmu.version pmu.flaw filter smp dma features "
+		    "next");
 	end(p);
 }
 

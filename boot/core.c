@@ -110,11 +110,13 @@ static void EFIAPI enter_this(void *argument)
 		write_cr3(cr3);
 }
 
-const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits, u32 aps)
+const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits, u32 aps,
+			 const struct iommu_unit *units, u32 iommus)
 {
 	const struct image_header *header = (const struct image_header *)(uintptr_t)core_image;
 	u32 cpus = aps + 1;
-	u64 bytes = ALIGN_UP(header->image_end + CORE_TABLE_BYTES(phys_bits, cpus) +
+	u64 dma_bytes = iommus ? CORE_DMA_BYTES(phys_bits, cpus, iommus) : 0;
+	u64 bytes = ALIGN_UP(header->image_end + CORE_TABLE_BYTES(phys_bits, cpus) + dma_bytes +
 				     cpus * header->cpu_bytes,
 			     PAGE_2M);
 	struct start start = {0};
@@ -135,6 +137,11 @@ const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits, u32 aps
 	if (!region ||
 	    EFI_ERROR(BS->AllocatePages(AllocateAnyPages, EfiBootServicesData, 3, &tables)))
 		return L"no memory: some MBytes below 4 GByte are needed for the hypervisor";
+	for (u32 i = 0; i < iommus; i++)
+		if (units[i].mmio_hpa < region + bytes &&
+		    region < units[i].mmio_hpa + units[i].mmio_bytes)
+			return L"the firmware's table IVRS has an IOMMU in the middle of memory; "
+			       L"try dma=off";
 	BS->CopyMem((void *)(uintptr_t)region, (void *)(uintptr_t)core_image, header->file_end);
 	if (!relocate((u8 *)(uintptr_t)region, header))
 		return L"the resident core in this file cannot be relocated; build it again";
@@ -150,10 +157,12 @@ const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits, u32 aps
 				.cpus = cpus,
 				.config = config->core,
 				.sleep = sleep_find(),
+				.iommus = iommus,
 			},
 		.tables = tables,
 		.entry = (core_entry_fn *)(uintptr_t)(CORE_VA + header->entry),
 	};
+	BS->CopyMem(start.handoff.iommu, (void *)(uintptr_t)units, iommus * sizeof(*units));
 	/* this CPU last: until then the firmware starts the others without us in between */
 	problem = smp_enter(enter_this, &start, &start.handoff.entered);
 	if (problem)

@@ -4,6 +4,7 @@
 #include "abi/hypercall.h"
 
 static struct boot_config config;
+static struct iommu_unit units[IOMMU_MAX];
 
 static void report(struct config_reporter *self, const char *text)
 {
@@ -84,7 +85,7 @@ static void read_load_options(EFI_LOADED_IMAGE *self)
 	FreePool(text);
 }
 
-static void banner(void)
+static void banner(u32 iommus)
 {
 	static const CHAR16 *const backends[] = {L"off", L"guest-only", L"clock", L"switched"};
 	u32 eax = TALLY_CPUID_STATUS, ebx, ecx = 0, edx;
@@ -96,8 +97,9 @@ static void banner(void)
 			       "=d"(name[4 * i + 3])
 			     : "a"(0x80000002u + (u32)i), "c"(0));
 	asm volatile("cpuid" : "+a"(eax), "=b"(ebx), "+c"(ecx), "=d"(edx));
-	Print(L"Tallyvisor %a on %a: PMU backend %s, svme0=%s", TALLY_VERSION, (char *)name,
-	      backends[ebx < ARRAY_SIZE(backends) ? ebx : 0], ecx & 2 ? L"count" : L"stop");
+	Print(L"Tallyvisor %a on %a: PMU backend %s, svme0=%s, dma=%s", TALLY_VERSION, (char *)name,
+	      backends[ebx < ARRAY_SIZE(backends) ? ebx : 0], ecx & 2 ? L"count" : L"stop",
+	      ecx & TALLY_STATUS_ECX_DMA_PROTECTED ? L"protected" : L"unprotected");
 	if (ebx == TALLY_BACKEND_CLOCK && (ecx & 1))
 		Print(L", exact: %d TSC tick(s) per instruction, overflow interrupts %s", 1 << edx,
 		      ecx & TALLY_STATUS_ECX_PMI_EXACT ? L"to the instruction"
@@ -107,6 +109,9 @@ static void banner(void)
 		      L"TSC ticks are "
 		      L"counted");
 	Print(L"\r\n");
+	if (iommus && !(ecx & TALLY_STATUS_ECX_DMA_PROTECTED))
+		SAY(L"dma=protect: our memory is not protected from devices: an IOMMU does not "
+		    L"work, see the log; to give the IOMMUs back to what comes now, set dma=off");
 }
 
 /* Starts next= as L1; returns when that program does, or an error if there is none. */
@@ -155,7 +160,7 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system_table)
 	EFI_LOADED_IMAGE *self;
 	const CHAR16 *why;
 	u8 phys_bits;
-	u32 aps;
+	u32 aps, iommus = 0;
 
 	InitializeLib(image, system_table);
 	config_default(&config);
@@ -173,13 +178,17 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system_table)
 		    aps);
 		aps = 0;
 	}
+	if (!why && config.core.dma == DMA_PROTECT)
+		iommus = dma_find(phys_bits, units);
 	if (!why)
-		why = core_start(&config, phys_bits, aps);
+		why = core_start(&config, phys_bits, aps, units, iommus);
 	if (why) {
 		SAY(L"not started: %s", why);
 		return EFI_UNSUPPORTED;
 	}
-	banner();
+	if (iommus)
+		dma_hide();
+	banner(iommus);
 	/* an error makes the firmware's boot manager go on with its next option, now in L1; success would stop there */
 	return config.next[0] ? start_next(image, self) : EFI_NOT_FOUND;
 }

@@ -13,7 +13,7 @@ int cpus_init(u32 number)
 		return -E_NOMEM;
 	count = number;
 	for (u32 i = 0; i < number; i++)
-		if (memory_guard(cpus[i].guard))
+		if (memory_guard(cpus[i].guard) || memory_npt_init(&cpus[i].npt))
 			return -E_NOMEM;
 	return 0;
 }

@@ -3,6 +3,7 @@
  * hypercall.c. */
 #include "hv/core/insn.h"
 #include "hv/cpu.h"
+#include "hv/iommu.h"
 #include "hv/known.h"
 #include "hv/log.h"
 #include "hv/memory.h"
@@ -23,6 +24,7 @@ static NOINLINE void cpuid_own(const struct vcpu *v, u32 leaf, struct cpuid_leaf
 			(vcpu_counts_exactly(v) ? TALLY_STATUS_ECX_EXACT : 0) |
 				(v->pmu.rule == SVME0_COUNT ? TALLY_STATUS_ECX_SVME0_COUNT : 0) |
 				(vcpu_interrupts_exactly(v) ? TALLY_STATUS_ECX_PMI_EXACT : 0) |
+				(iommu_protects() ? TALLY_STATUS_ECX_DMA_PROTECTED : 0) |
 				v->depth << 8 | v->lowest_backend << 16,
 			v->clock.shift};
 		break;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The calls of include/abi/hypercall.h, by VMMCALL and by MSR. A call sees a buffer that is checked already. */
 #include "hv/apic.h"
+#include "hv/iommu.h"
 #include "hv/log.h"
 #include "hv/memory.h"
 #include "hv/vcpu.h"
@@ -33,8 +34,8 @@ static s64 call_status(struct vcpu *v, void *buffer, u64 bytes, u64 *rdx)
 		.tlb_flushes = v->tlb_flushes,
 		.shadow_pages = v->shadow.pool.used,
 		.hole_accesses = v->hole_accesses,
-		.region_gpa = v->hole.start,
-		.region_bytes = v->hole.end - v->hole.start,
+		.region_gpa = v->holes->range[0].start,
+		.region_bytes = v->holes->range[0].end - v->holes->range[0].start,
 		.bytes = sizeof(status),
 		.level = v->pmu.mode,
 		.perfmon_v2 = v->pmu.has_v2,
@@ -64,6 +65,7 @@ static s64 call_status(struct vcpu *v, void *buffer, u64 bytes, u64 *rdx)
 static s64 call_log_read(struct vcpu *v, void *buffer, u64 bytes, u64 *rdx)
 {
 	(void)v;
+	iommu_log_blocked();
 	return (s64)log_read(rdx, buffer, bytes);
 }
 

@@ -4,6 +4,7 @@
 #include "hv/apic.h"
 #include "hv/cpu.h"
 #include "hv/cpus.h"
+#include "hv/iommu.h"
 #include "hv/log.h"
 #include "hv/memory.h"
 #include "hv/panic.h"
@@ -185,6 +186,8 @@ static int init_machine(const struct handoff *h)
 	error = memory_init(h, &image);
 	if (!error)
 		error = cpus_init(h->cpus);
+	if (!error)
+		error = iommu_init(h);
 	if (!error && memory_check_wx())
 		error = -E_INVAL;
 	fill_idt();
@@ -205,7 +208,6 @@ static void init_vcpu(struct cpu *cpu, const struct handoff *h)
 	v->vmcb = v->vmcb01;
 	v->vmcb_hpa = v->vmcb01_hpa;
 	v->npt = &cpu->npt;
-	memory_npt_init(v->npt);
 	v->sink_page = cpu->sink_page;
 	v->shadow_memory = &cpu->shadow;
 	memory_fill_ff(v->sink_page);
@@ -216,7 +218,8 @@ static void init_vcpu(struct cpu *cpu, const struct handoff *h)
 	v->svme = cpu_rdmsr(MSR_EFER) & EFER_SVME;
 	v->mem = (struct guest_memory){.base = NULL, .limit = BIT(v->phys_bits)};
 	v->memory_end = v->phys_bits < 40 ? v->mem.limit : HYPERTRANSPORT_START;
-	v->hole = (struct range){h->region_hpa, h->region_hpa + h->region_bytes};
+	v->holes = memory_holes();
+	v->hole = v->holes->all;
 	v->vm_cr = cpu_rdmsr(MSR_VM_CR) & VM_CR_VALID;
 }
 
@@ -295,6 +298,7 @@ void core_run(struct vcpu *v)
 	io_init(v, &handoff.sleep);
 	apic_init(v);
 	if (last) {
+		iommu_start();
 		backend_init(v, &handoff.config);
 		cpus_go(v);
 	} else {

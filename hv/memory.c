@@ -3,6 +3,7 @@
 
 static struct tables tables;
 
+static struct holes holes;
 static u8 hole_page[PAGE_SIZE] ALIGNED(4096);
 
 u64 memory_hpa(const void *core_address)
@@ -47,8 +48,28 @@ int memory_init(const struct handoff *handoff, const struct image_layout *image)
 		.rodata_end = image->rodata_end,
 		.image_end = image->image_end,
 	};
+	holes_add(&holes, handoff->region_hpa, handoff->region_bytes);
+	for (u32 i = 0; i < handoff->iommus; i++)
+		holes_add(&holes, handoff->iommu[i].mmio_hpa, handoff->iommu[i].mmio_bytes);
+	tables.holes = &holes;
 	memory_fill_ff(hole_page);
 	return tables_build(&tables, bits, memory_hpa(hole_page));
+}
+
+const struct holes *memory_holes(void)
+{
+	return &holes;
+}
+
+struct page_pool *memory_pool(void)
+{
+	return &tables.pool;
+}
+
+volatile void *memory_map_mmio(u32 i, u64 hpa)
+{
+	return tables_map_mmio(&tables, i, hpa) ? NULL
+						: (void *)(uintptr_t)TABLES_MMIO_VA(CORE_VA, i);
 }
 
 u64 memory_core_cr3(void)
@@ -61,9 +82,9 @@ u64 memory_hole_page_hpa(void)
 	return memory_hpa(hole_page);
 }
 
-void memory_npt_init(struct npt *npt)
+int memory_npt_init(struct npt *npt)
 {
-	tables_npt_init(&tables, npt);
+	return tables_npt_init(&tables, npt);
 }
 
 u64 *memory_open_hole(struct npt *npt, u64 gpa)

@@ -20,6 +20,9 @@ struct image_layout {
 /* Builds both sets of tables from the pool behind the image. 0, or -E_NOMEM. */
 int memory_init(const struct handoff *handoff, const struct image_layout *image);
 
+/* What guests do not have; constant after memory_init(). */
+const struct holes *memory_holes(void);
+
 u64 memory_core_cr3(void);
 
 /* hpa of something in our own region. */
@@ -35,14 +38,20 @@ int memory_guard(const void *page);
 u64 memory_hole_page_hpa(void);
 void memory_fill_ff(u8 *page);
 
-/* The nested tables of a CPU. */
-void memory_npt_init(struct npt *npt);
+/* The nested tables of a CPU. 0, or -E_NOMEM. */
+int memory_npt_init(struct npt *npt);
 
-/* L1's NPT entry for a gpa in our region: maps the page of FFh from now on. Returns the 4-KByte entry. */
+/* L1's NPT entry for a gpa in a hole: maps the page of FFh from now on. Returns the 4-KByte entry. */
 u64 *memory_open_hole(struct npt *npt, u64 gpa);
 
 /* L1's NPT entry for one page below 4 GByte, which no other page has; until the next call. */
 u64 *memory_own_entry(struct npt *npt, u64 gpa);
+
+/* The same memory as a pool, for the tables of others. */
+struct page_pool *memory_pool(void);
+
+/* An IOMMU's registers, for L0 alone, number i; NULL: no memory. */
+volatile void *memory_map_mmio(u32 i, u64 hpa);
 
 /* No page of L0's address space is writable and executable: 0, or an address that is. */
 u64 memory_check_wx(void);

@@ -91,7 +91,7 @@ void nested_init(struct vcpu *v)
 
 	ASSERT(!shadow_init(&v->shadow, &v->mem, v->shadow_memory->pages[0],
 			    memory_hpa(v->shadow_memory->pages), v->shadow_memory->links,
-			    CORE_SHADOW_PAGES, v->hole, memory_hole_page_hpa()));
+			    CORE_SHADOW_PAGES, v->holes, memory_hole_page_hpa()));
 	init_msrpms(v);
 	for (unsigned int i = 0; i < ARRAY_SIZE(always); i++)
 		vcpu_set_l0_intercept(v, always[i], true);

@@ -203,8 +203,9 @@ struct vcpu {
 	struct vmrun_limits limits;
 	struct guest_memory mem;
 	u64 memory_end;	   /* vcpu_no_memory(): below is memory, or what L1 takes for it */
-	struct range hole; /* hpa = gpa of our own memory */
-	struct npt *npt;   /* L1's nested tables */
+	struct range hole; /* hpa = gpa of our own memory, and all between it and the other holes */
+	const struct holes *holes;
+	struct npt *npt; /* L1's nested tables */
 	struct shadow_memory *shadow_memory;
 	u8 *sink_page; /* for one write to nowhere; FFh in between */
 	struct nested nested;
@@ -330,7 +331,8 @@ NORETURN void vcpu_shutdown(struct vcpu *v, const char *why);
 
 static ALWAYS_INLINE bool vcpu_touches_hole(const struct vcpu *v, u64 gpa, u64 bytes)
 {
-	return unlikely(gpa < v->hole.end && gpa + bytes > v->hole.start);
+	return unlikely(range_overlaps(&v->hole, gpa, bytes)) &&
+	       holes_overlap(v->holes, gpa, bytes);
 }
 
 /* True if [gpa, gpa + bytes) touches our memory; then it is counted and logged with `what`. */

@@ -49,14 +49,15 @@ static void pool_give(struct shadow_pool *pool, u32 first, u32 last, u32 pages)
 /* ---- spaces ---- */
 
 int shadow_init(struct shadow *sh, const struct guest_memory *mem, u8 *va, u64 hpa, u32 *links,
-		u32 count, struct range hole, u64 hole_page_hpa)
+		u32 count, const struct holes *holes, u64 hole_page_hpa)
 {
 	if (count < SHADOW_MIN_PAGES)
 		return -E_RANGE;
 	*sh = (struct shadow){
 		.pool = {.va = va, .hpa = hpa, .links = links, .count = count, .free = NONE},
 		.mem = mem,
-		.hole = hole,
+		.holes = holes,
+		.hole = holes->all,
 		.hole_page_hpa = hole_page_hpa,
 		.trapped = ~0ull,
 	};
@@ -281,9 +282,9 @@ bool shadow_translate(const struct shadow *sh, const struct shadow_space *space,
 	}
 }
 
-static bool overlaps(const struct range *range, u64 start, u64 bytes)
+static bool overlaps_hole(const struct shadow *sh, u64 start, u64 bytes)
 {
-	return start < range->end && start + bytes > range->start;
+	return range_overlaps(&sh->hole, start, bytes) && holes_overlap(sh->holes, start, bytes);
 }
 
 enum shadow_result shadow_fault(struct shadow *sh, struct shadow_space *space, u64 gpa,
@@ -309,11 +310,11 @@ enum shadow_result shadow_fault(struct shadow *sh, struct shadow_space *space, u
 	}
 
 	bytes = t.page_bytes > PAGE_2M && t.page_bytes < PAGE_1G ? PAGE_2M : t.page_bytes;
-	while (bytes > PAGE_SIZE && (overlaps(&sh->hole, ALIGN_DOWN(t.gpa, bytes), bytes) ||
+	while (bytes > PAGE_SIZE && (overlaps_hole(sh, ALIGN_DOWN(t.gpa, bytes), bytes) ||
 				     ALIGN_DOWN(t.gpa, bytes) == ALIGN_DOWN(sh->trapped, bytes)))
 		bytes = bytes == PAGE_1G ? PAGE_2M : PAGE_SIZE;
 	base = ALIGN_DOWN(t.gpa, bytes);
-	in_hole = overlaps(&sh->hole, base, bytes);
+	in_hole = overlaps_hole(sh, base, bytes);
 	trapped = base == sh->trapped;
 	hpa = in_hole ? sh->hole_page_hpa : base;
 

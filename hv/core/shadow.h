@@ -8,15 +8,12 @@
 
 #include "types.h"
 #include "x86/cr.h"
+#include "hv/core/holes.h"
 #include "hv/core/walk.h"
 
 #define SHADOW_SPACES 8
 /* One root per space, and what one translation needs below its root. */
 #define SHADOW_MIN_PAGES (SHADOW_SPACES + 3)
-
-struct range {
-	u64 start, end; /* [start, end) */
-};
 
 /* Pages for tables, given by the caller: count pages at va, which the hardware sees at hpa. */
 struct shadow_pool {
@@ -50,8 +47,9 @@ struct shadow_space {
 struct shadow {
 	struct shadow_pool pool;
 	const struct guest_memory *mem;
-	struct range hole; /* L0's own memory: L2 never gets it; whole pages */
-	u64 trapped;	   /* a page whose writes L2's CPU must not do itself; or ~0 */
+	const struct holes *holes; /* L0's own memory and the like: L2 never gets it */
+	struct range hole;	   /* all of them */
+	u64 trapped;		   /* a page whose writes L2's CPU must not do itself; or ~0 */
 	u64 hole_page_hpa; /* a page of FFh that stands for each page of the hole, read-only */
 	u64 clock, generations;
 	u64 flushes, evictions, fills; /* statistics */
@@ -60,7 +58,7 @@ struct shadow {
 
 /* va and hpa are page-aligned; links has count entries. -E_RANGE if count < SHADOW_MIN_PAGES. */
 int shadow_init(struct shadow *sh, const struct guest_memory *mem, u8 *va, u64 hpa, u32 *links,
-		u32 count, struct range hole, u64 hole_page_hpa);
+		u32 count, const struct holes *holes, u64 hole_page_hpa);
 
 /* The space for (vasid, ncr3, mode): the one that is there, or a new empty one, for which the least
  * recently used one may have to go. Never fails. Other spaces' pointers stay valid memory but may

@@ -114,6 +114,58 @@ static void map_no_memory(struct tables *t, unsigned int bits, const u64 *pd_of_
 				pointer(t, pd_of_holes, PTE_P | PTE_A);
 }
 
+/* A table of 512 pieces of the page that `entry` maps, which is one of 1 << shift bytes; or a copy of the table. */
+static u64 *split(struct tables *t, u64 entry, unsigned int shift)
+{
+	u64 *pieces = table(t), flags = shift == 21 ? entry & ~PTE_PS : entry;
+
+	if (pieces && !(entry & PTE_PS))
+		__builtin_memcpy(pieces, table_at(t, entry), PAGE_SIZE);
+	else if (pieces)
+		for (u64 i = 0; i < 512; i++)
+			pieces[i] = flags + (i << (shift - 9));
+	return pieces;
+}
+
+/* The 4-KByte entry of an address below `at`, in tables that are not also those below `shared` (which may be NULL). */
+static u64 *own_leaf(struct tables *t, u64 *at, const u64 *shared, u64 address)
+{
+	for (unsigned int shift = 39; shift > PAGE_SHIFT; shift -= 9) {
+		u64 index = address >> shift & 511, *entry = &at[index],
+		    shared_entry = shared ? shared[index] : 0;
+
+		if ((*entry & PTE_PS) || *entry == shared_entry) {
+			u64 *own = split(t, *entry, shift);
+
+			if (!own)
+				return NULL;
+			*entry = pointer(t, own, *entry & (TABLE | PTE_NX));
+		}
+		at = table_at(t, *entry);
+		shared = !(shared_entry & PTE_P) || (shared_entry & PTE_PS)
+				 ? NULL
+				 : table_at(t, shared_entry);
+	}
+	return &at[address >> PAGE_SHIFT & 511];
+}
+
+/* The holes other than the region become pages of FFh, read-only; `flags` of a page. */
+static int fill_holes(struct tables *t, u64 *root, const u64 *shared, u64 flags)
+{
+	for (u32 i = 1; i < t->holes->count; i++) {
+		const struct range *hole = &t->holes->range[i];
+
+		for (u64 at = hole->start; at < hole->end; at += PAGE_SIZE) {
+			u64 *entry = own_leaf(t, root, shared, at);
+
+			if (!entry)
+				return -E_NOMEM;
+			*entry = t->hole_page_hpa | flags;
+		}
+	}
+	return 0;
+}
+
 int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa)
 {
 	u64 *core_hole, *core_holes, *core_low[LOW_GIGABYTES];
@@ -142,10 +194,10 @@ int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa)
 	/* L0's low half: NX and supervisor at the top hold for all below */
 	for (u64 i = 0; i < slots; i++)
 		t->core_root[i] = SUPERVISOR(t->core_root[i]) | PTE_NX;
-	return 0;
+	return fill_holes(t, t->core_root, NULL, PTE_P | PTE_A | PTE_D);
 }
 
-void tables_npt_init(const struct tables *t, struct npt *npt)
+int tables_npt_init(struct tables *t, struct npt *npt)
 {
 	__builtin_memcpy(npt->root, t->npt, PAGE_SIZE);
 	__builtin_memcpy(npt->pdpt, table_at(t, t->npt[0]), PAGE_SIZE);
@@ -156,10 +208,18 @@ void tables_npt_init(const struct tables *t, struct npt *npt)
 	}
 	for (u64 i = 0; i < 512; i++)
 		npt->hole[i] = t->hole_page_hpa | PTE_P | PTE_U | PTE_A | PTE_D;
+	return fill_holes(t, npt->root, t->npt, PTE_P | PTE_U | PTE_A | PTE_D);
 }
 
 u64 *tables_open_hole(const struct tables *t, struct npt *npt, u64 gpa)
 {
+	if (!range_overlaps(&t->holes->range[0], gpa, 1)) {
+		u64 *at = npt->root;
+
+		for (unsigned int shift = 39; shift > PAGE_SHIFT; shift -= 9)
+			at = table_at(t, at[gpa >> shift & 511]);
+		return &at[gpa >> PAGE_SHIFT & 511];
+	}
 	npt->low[gpa / PAGE_1G][gpa % PAGE_1G / PAGE_2M] = pointer(t, npt->hole, TABLE);
 	return &npt->hole[gpa % PAGE_2M / PAGE_SIZE];
 }
@@ -179,6 +239,28 @@ u64 *tables_own_entry(const struct tables *t, struct npt *npt, u64 gpa)
 		__builtin_memcpy(npt->own, table_at(t, *entry), PAGE_SIZE);
 	*entry = pointer(t, npt->own, TABLE);
 	return &npt->own[gpa % PAGE_2M / PAGE_SIZE];
+}
+
+int tables_map_mmio(struct tables *t, u32 i, u64 hpa)
+{
+	u64 *pdpt = table_at(t, t->core_root[(t->core.va >> 39) & 511]);
+	u64 va = TABLES_MMIO_VA(t->core.va, i), *pt;
+	u64 *at = &pdpt[(va >> 30) & 511];
+
+	for (unsigned int shift = 21; shift >= PAGE_SHIFT; shift -= 9) {
+		if (!*at) {
+			u64 *next = table(t);
+
+			if (!next)
+				return -E_NOMEM;
+			*at = pointer(t, next, SUPERVISOR(TABLE));
+		}
+		pt = table_at(t, *at);
+		at = &pt[(va >> shift) & 511];
+	}
+	for (u64 page = 0; page < IOMMU_MMIO_BYTES; page += PAGE_SIZE)
+		at[page / PAGE_SIZE] = (hpa + page) | SUPERVISOR(LEAF) | PTE_NX | PTE_PCD | PTE_PWT;
+	return 0;
 }
 
 int tables_guard(struct tables *t, const void *page)

@@ -6,6 +6,8 @@
 #ifndef TALLY_CORE_TABLES_H
 #define TALLY_CORE_TABLES_H
 
+#include "hv/core/holes.h"
+#include "x86/iommu.h"
 #include "types.h"
 
 /* Memory whose bytes are at va for us, and at hpa for the page walker. Zeroed. */
@@ -57,7 +59,11 @@ struct tables {
 	u64 *npt_low[LOW_GIGABYTES]; /* its page directories of the first 4 GByte */
 	u64 *core_root; /* L0's: the same below, never executable, the region and HyperTransport's as pages of FFh; and L0 itself at core.va */
 	u64 hole_page_hpa;
+	const struct holes *holes;
 };
+
+/* Where L0's own half of the address space has the registers of IOMMU number i. */
+#define TABLES_MMIO_VA(core_va, i) ((core_va) + PAGE_1G + (i) * (u64)IOMMU_MMIO_BYTES)
 
 /* `pages` zeroed pages of the pool; NULL if it is used up. */
 void *pool_pages(struct page_pool *pool, u64 pages);
@@ -67,14 +73,19 @@ static inline u64 pool_hpa(const struct page_pool *pool, const void *va)
 	return (u64)((s64)(uintptr_t)va + pool->va_to_hpa);
 }
 
-/* Builds both from t->pool for t->core; hole_page_hpa is a page of FFh. bits: 32..47. 0, or -E_NOMEM. */
+/* Builds both from t->pool for t->core and t->holes, of which the first is the region; hole_page_hpa is a page of FFh.
+ * bits: 32..47. 0, or -E_NOMEM. */
 int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa);
 
-/* The nested tables of one CPU, in memory of the region. */
-void tables_npt_init(const struct tables *t, struct npt *npt);
+/* The nested tables of one CPU, in memory of the region. 0, or -E_NOMEM. */
+int tables_npt_init(struct tables *t, struct npt *npt);
 
-/* From now on that L1 finds the page of FFh at gpa, read-only, in the 2 MByte of the region around it. Returns the entry. */
+/* For gpa in a hole: from now on L1 finds the page of FFh there, read-only; the other holes have it from the start. The
+ * region gets it in the 2 MByte around gpa. Returns the entry. */
 u64 *tables_open_hole(const struct tables *t, struct npt *npt, u64 gpa);
+
+/* Maps an IOMMU's registers, IOMMU_MMIO_BYTES at hpa, for L0 alone at TABLES_MMIO_VA(); i: 0..IOMMU_MAX-1. 0, or -E_NOMEM. */
+int tables_map_mmio(struct tables *t, u32 i, u64 hpa);
 
 /* One page below 4 GByte gets an entry of its own, instead of the last one that had. Returns the entry. */
 u64 *tables_own_entry(const struct tables *t, struct npt *npt, u64 gpa);

@@ -79,6 +79,12 @@ enum pmu_version {
 	PMU_VERSION_V2 = 3,	/* and PerfMonV2 */
 };
 
+/* Whether devices are kept out of the core's memory. */
+enum dma_choice {
+	DMA_OFF = 0,
+	DMA_PROTECT = 1, /* by the machine's IOMMUs, which L1 then does not have */
+};
+
 struct config {
 	u32 log;	     /* enum log_sink */
 	u32 svme0;	     /* enum svme0_rule */
@@ -87,6 +93,7 @@ struct config {
 	u32 hidden_features; /* bits of CPUID 8000_000A EDX, see abi/features.h */
 	u32 pmu_version;     /* enum pmu_version */
 	u32 irperf;	     /* 1: offered, where it is possible */
+	u32 dma;	     /* enum dma_choice */
 	struct tally_filter filter;
 };
 
@@ -94,6 +101,24 @@ struct config {
 struct sleep_control {
 	u16 ports[2];  /* 0: there is none */
 	u8 allowed[2]; /* a bit for each value */
+};
+
+#define IOMMU_MAX 32
+/* Of the core's memory, for dma=protect: the device table of 2 MByte; page tables; command buffer and event log of each
+ * IOMMU; and what it takes to keep each one's registers from L1 and from the core's own low half. */
+#define CORE_DMA_BYTES(phys_bits, cpus, iommus)                                                    \
+	(PAGE_2M + ((16 + ((phys_bits) > 39 ? 1ull << ((phys_bits)-39) : 1) +                      \
+		     (7 + 3ull * (cpus)) * (iommus))                                               \
+		    << PAGE_SHIFT))
+
+/* An AMD IOMMU, as the firmware's IVRS describes it. */
+struct iommu_unit {
+	u64 mmio_hpa;
+	u32 mmio_bytes;
+	u16 segment, device; /* device: bus, device and function, as in a device table */
+	u16 capability;	     /* offset of the capability block in its configuration space */
+	u8 type, flags;	     /* of the IVHD block */
+	u32 reserved;
 };
 
 struct handoff {
@@ -109,6 +134,8 @@ struct handoff {
 	u64 loader_cr3; /* page tables that L1 goes on with; of the CPU that calls */
 	struct config config;
 	struct sleep_control sleep;
+	u32 iommus; /* that the core is to have; they are L1's no more */
+	struct iommu_unit iommu[IOMMU_MAX];
 };
 
 /*

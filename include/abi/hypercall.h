@@ -23,13 +23,15 @@
 #define TALLY_CPUID_EDX 0x0000726fu /* "or" */
 #define TALLY_CPUID_LAST 0x40000002u
 /* CPUID 4000_0001: EAX = TALLY_ABI_VERSION, EBX = enum tally_backend, ECX[0] = counts are exact,
- * ECX[1] = svme0=count, ECX[2] = overflow interrupts come at the instruction that overflows, ECX[15:8] = depth: how many of us there are, one in the other, from the machine up to the one
+ * ECX[1] = svme0=count, ECX[2] = overflow interrupts come at the instruction that overflows, ECX[3] = devices cannot reach
+ * our memory (dma=protect), ECX[15:8] = depth: how many of us there are, one in the other, from the machine up to the one
  * that answers; ECX[23:16] = enum tally_backend of the lowest, which tells what the machine is; EDX = log2 of clock ticks
  * per instruction (backend clock, exact) */
 #define TALLY_CPUID_STATUS 0x40000001u
 #define TALLY_STATUS_ECX_EXACT 0x1u
 #define TALLY_STATUS_ECX_SVME0_COUNT 0x2u
 #define TALLY_STATUS_ECX_PMI_EXACT 0x4u
+#define TALLY_STATUS_ECX_DMA_PROTECTED 0x8u
 #define TALLY_STATUS_DEPTH(ecx) ((ecx) >> 8 & 0xffu)
 #define TALLY_STATUS_LOWEST_BACKEND(ecx) ((ecx) >> 16 & 0xffu)
 

@@ -52,8 +52,8 @@ static bool same(const struct boot_config *a, const struct boot_config *b)
 {
 	return a->core.log == b->core.log && a->core.svme0 == b->core.svme0 &&
 	       a->core.pmu == b->core.pmu && a->core.pmu_flaw == b->core.pmu_flaw &&
+	       a->core.dma == b->core.dma && a->core.irperf == b->core.irperf &&
 	       a->smp_ignore == b->smp_ignore && a->core.pmu_version == b->core.pmu_version &&
-	       a->core.irperf == b->core.irperf &&
 	       !memcmp(&a->core.filter, &b->core.filter, sizeof(a->core.filter)) &&
 	       a->core.hidden_features == b->core.hidden_features && !strcmp(a->next, b->next);
 }
@@ -88,10 +88,11 @@ static const char *const choices[][10] = {
 	{"none", "no-host-guest", "lose-bits", "drop-writes", "four-counters", "fixed-counters",
 	 "fixed-control", "uneven", "no-vmrun-tick", NULL},
 	{"off", "on", NULL},
+	{"off", "protect", NULL},
 	{"all", "ignore", NULL},
 };
 static const char *const keys[] = {"log",      "svme0",	     "pmu", "pmu.version",
-				   "pmu.flaw", "pmu.irperf", "smp"};
+				   "pmu.flaw", "pmu.irperf", "dma", "smp"};
 
 static void set_value(struct boot_config *config, unsigned int key, u32 value)
 {
@@ -114,6 +115,9 @@ static void set_value(struct boot_config *config, unsigned int key, u32 value)
 	case 5:
 		config->core.irperf = value;
 		break;
+	case 6:
+		config->core.dma = value;
+		break;
 	default:
 		config->smp_ignore = value;
 	}
@@ -131,6 +135,7 @@ TEST(config_default_values)
 	CHECK_EQ(config.core.pmu_version, PMU_VERSION_AUTO);
 	CHECK_EQ(config.core.pmu_flaw, PMU_FLAW_NONE);
 	CHECK_EQ(config.core.irperf, 0);
+	CHECK_EQ(config.core.dma, DMA_OFF);
 	CHECK_EQ(config.core.hidden_features, 0);
 	CHECK_EQ(config.core.filter.version, TALLY_FILTER_VERSION);
 	CHECK_EQ(config.core.filter.action, TALLY_FILTER_OFF);
@@ -437,20 +442,23 @@ TEST(config_messages)
 				"was; possible: auto guest-only switched clock off");
 	check_one_report("smp=al", SOURCE ":1: smp=al is not known, it stays as it was; "
 					  "possible: all ignore");
+	check_one_report("dma=on", SOURCE ":1: dma=on is not known, it stays as it was; "
+					  "possible: off protect");
 	check_one_report("pmu= clock", SOURCE ":1: pmu= clock is not known, it stays as it was; "
 					      "possible: auto guest-only switched clock off");
 	check_one_report("pmu=123456789012345678901234567890",
 			 SOURCE ":1: pmu=123456789012345678901234 is not known, it stays as it "
 				"was; possible: auto guest-only switched clock off");
 	check_one_report("PMU=clock", SOURCE ":1: unknown key 'PMU', ignored; known: log svme0 pmu "
-					     "pmu.version pmu.flaw filter smp features next");
-	check_one_report("pmu =clock", SOURCE ":1: unknown key 'pmu ', ignored; known: log svme0 "
-					      "pmu pmu.version pmu.flaw filter smp features next");
+					     "pmu.version pmu.flaw filter smp dma features next");
+	check_one_report("pmu =clock",
+			 SOURCE ":1: unknown key 'pmu ', ignored; known: log svme0 "
+				"pmu pmu.version pmu.flaw filter smp dma features next");
 	check_one_report("=", SOURCE ":1: unknown key '', ignored; known: log svme0 pmu "
-				     "pmu.version pmu.flaw filter smp features next");
+				     "pmu.version pmu.flaw filter smp dma features next");
 	check_one_report("123456789012345678901234567890=1",
 			 SOURCE ":1: unknown key '123456789012345678901234', ignored; known: log "
-				"svme0 pmu pmu.version pmu.flaw filter smp features next");
+				"svme0 pmu pmu.version pmu.flaw filter smp dma features next");
 	check_one_report("# one\r\n  off \r\n",
 			 SOURCE ":2: 'off' is not of the form key=value, ignored");
 	check_one_report("123456789012345678901234567890", SOURCE

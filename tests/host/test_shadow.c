@@ -125,6 +125,15 @@ TEST(shadow_hole)
 	CHECK_EQ(shadow_fault(&sh, space, 0x40803000, PFERR_W, &fault), SHADOW_MAPPED);
 	CHECK_EQ(fault.page_bytes, PAGE_SIZE);
 	CHECK_EQ(hardware(space, 0x40803000).hpa, 0x40803000);
+	/* memory between the holes, and the second one */
+	CHECK_EQ(shadow_fault(&sh, space, 0x40883fff, PFERR_W, &fault), SHADOW_MAPPED);
+	CHECK_EQ(hardware(space, 0x40883fff).hpa, 0x40883fff);
+	CHECK_EQ(shadow_fault(&sh, space, 0x40884000, PFERR_W, &fault), SHADOW_HOLE_WRITE);
+	CHECK_EQ(hardware(space, 0x40885fff).present, false);
+	CHECK_EQ(shadow_fault(&sh, space, 0x40885fff, 0, &fault), SHADOW_MAPPED);
+	CHECK_EQ(hardware(space, 0x40885fff).hpa, HOLE_PAGE + 0xfff);
+	CHECK_EQ(shadow_fault(&sh, space, 0x40886000, PFERR_W, &fault), SHADOW_MAPPED);
+	CHECK_EQ(hardware(space, 0x40886000).hpa, 0x40886000);
 	/* tables of L1 in the hole: pages of FFh, so reserved bits */
 	memset(mem.base + hole.start, 0xff, PAGE_SIZE);
 	*l1_entry(0, 1) = hole.start | RWU;
@@ -264,7 +273,7 @@ TEST(shadow_out_of_pages)
 	struct shadow_space *space, *other;
 	u64 gpa = 0;
 
-	CHECK_EQ(shadow_init(&sh, &mem, pool_pages, POOL_HPA, links, SHADOW_MIN_PAGES - 1, hole,
+	CHECK_EQ(shadow_init(&sh, &mem, pool_pages, POOL_HPA, links, SHADOW_MIN_PAGES - 1, &holes,
 			     HOLE_PAGE),
 		 -E_RANGE);
 	init(SHADOW_MIN_PAGES);

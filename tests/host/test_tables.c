@@ -12,8 +12,13 @@
 #define REGION (4 * PAGE_2M)
 #define HOLE_PAGE 0x7000000ull
 
+/* Registers of IOMMUs: next to the APIC, in the first 2 MByte, above 4 GByte, and above 512 GByte. */
+static const u64 mmio[] = {0xfed80000, 0x84000, 0x123480000, 0x8000004000};
+#define MMIO_BYTES 0x4000
+
 struct fixture {
 	struct tables t;
+	struct holes holes;
 	u8 *memory; /* what is at HPA + image_end */
 	u64 bytes;
 };
@@ -32,6 +37,12 @@ static void build(struct fixture *f, unsigned int bits, u64 image_end)
 	f->t.pool = (struct page_pool){f->memory, f->memory + f->bytes,
 				       (s64)(HPA + image_end - (u64)(uintptr_t)f->memory)};
 	f->t.core = (struct core_layout){VA, HPA, REGION, 0x5000, 0x8000, image_end};
+	memset(&f->holes, 0, sizeof(f->holes));
+	holes_add(&f->holes, HPA, REGION);
+	for (size_t i = 0; i < ARRAY_SIZE(mmio); i++)
+		if (mmio[i] < BIT(bits))
+			holes_add(&f->holes, mmio[i], MMIO_BYTES);
+	f->t.holes = &f->holes;
 	CHECK_EQ(tables_build(&f->t, bits, HOLE_PAGE), 0);
 }
 
@@ -60,6 +71,14 @@ static bool is_hypertransport(u64 address, unsigned int bits)
 {
 	return bits >= 40 && ((address >= 0xfd00000000 && address <= 0xffffffffff) ||
 			      address >> 30 >= (1ull << (bits - 30)) - 12);
+}
+
+static bool in_mmio(u64 address)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(mmio); i++)
+		if (address >= mmio[i] && address < mmio[i] + MMIO_BYTES)
+			return true;
+	return false;
 }
 
 static bool in_region(u64 address)
@@ -95,6 +114,10 @@ static u64 some_address(unsigned int bits, unsigned int i)
 		return corners[i] & (BIT(bits) - 1);
 	if (i % 4 == 0)
 		return HPA + test_below(REGION);
+	if (i % 4 == 1) /* the registers, and as much before and behind them */
+		return (mmio[test_below(ARRAY_SIZE(mmio))] - MMIO_BYTES +
+			test_below(3ull * MMIO_BYTES)) &
+		       (BIT(bits) - 1);
 	return test_random() & (BIT(bits) - 1) >> test_below(bits - 12);
 }
 
@@ -119,6 +142,11 @@ TEST(tables_are_the_identity_without_the_region)
 			CHECK_EQ(tables_is_hypertransport(address, sizes[s]),
 				 is_hypertransport(address, sizes[s]));
 			if (in_region(address) || is_hypertransport(address, sizes[s])) {
+				CHECK_EQ(l0.hpa, HOLE_PAGE + address % PAGE_SIZE);
+				CHECK(!(l0.flags & PTE_W));
+			} else if (in_mmio(address)) {
+				/* L1's, which a CPU's own tables have not */
+				CHECK_EQ(l1.hpa, address);
 				CHECK_EQ(l0.hpa, HOLE_PAGE + address % PAGE_SIZE);
 				CHECK(!(l0.flags & PTE_W));
 			} else {
@@ -184,7 +212,7 @@ TEST(tables_open_the_hole_for_l1)
 	build(&f, 40, 0x2f000);
 	for (unsigned int i = 0; i < 2; i++) {
 		npt[i] = pool_pages(&f.t.pool, sizeof(struct npt) / PAGE_SIZE);
-		tables_npt_init(&f.t, npt[i]);
+		CHECK_EQ(tables_npt_init(&f.t, npt[i]), 0);
 	}
 	CHECK_EQ(*tables_open_hole(&f.t, npt[1], HPA + 0x3456) & PTE_ADDR, HOLE_PAGE);
 	for (u64 at = 0; at < REGION; at += PAGE_SIZE) {
@@ -199,8 +227,62 @@ TEST(tables_open_the_hole_for_l1)
 		struct found l1 = look_up(&f, npt[0]->root, address);
 
 		CHECK_EQ(l1.present, !in_region(address));
-		CHECK(!l1.present || (l1.hpa == address && l1.flags == (PTE_W | PTE_U)));
+		if (in_mmio(address))
+			CHECK(l1.hpa == HOLE_PAGE + address % PAGE_SIZE && l1.flags == PTE_U);
+		else
+			CHECK(!l1.present || (l1.hpa == address && l1.flags == (PTE_W | PTE_U)));
 	}
+	free(f.memory);
+}
+
+/* What one CPU changes for one instruction, no other one sees; the page of the APIC in the same 2 MByte changes nothing. */
+TEST(tables_give_each_cpu_its_own_entries_for_mmio_holes)
+{
+	struct fixture f;
+	struct npt *npt[2];
+
+	build(&f, 40, 0x2f000);
+	for (unsigned int i = 0; i < 2; i++) {
+		npt[i] = pool_pages(&f.t.pool, sizeof(struct npt) / PAGE_SIZE);
+		CHECK_EQ(tables_npt_init(&f.t, npt[i]), 0);
+	}
+	for (unsigned int own = 0; own < 2; own++) {
+		for (size_t i = 0; i < ARRAY_SIZE(mmio); i++) {
+			u64 address = mmio[i] + PAGE_SIZE,
+			    *entry = tables_open_hole(&f.t, npt[0], address + 8), was = *entry;
+
+			*entry = 0x5000 | PTE_P | PTE_W | PTE_U;
+			CHECK_EQ(look_up(&f, npt[0]->root, address).hpa, 0x5000);
+			CHECK_EQ(look_up(&f, npt[0]->root, address - 1).hpa, HOLE_PAGE + 0xfff);
+			CHECK_EQ(look_up(&f, npt[0]->root, address + PAGE_SIZE).hpa, HOLE_PAGE);
+			CHECK_EQ(look_up(&f, npt[1]->root, address).hpa, HOLE_PAGE);
+			CHECK_EQ(look_up(&f, f.t.npt, address).hpa, address);
+			*entry = was;
+		}
+		*tables_own_entry(&f.t, npt[0], 0xfed90000) &= ~PTE_W;
+		CHECK_EQ(look_up(&f, npt[0]->root, 0xfed90000).flags, PTE_U);
+	}
+	free(f.memory);
+}
+
+TEST(tables_map_mmio_for_l0)
+{
+	struct fixture f;
+
+	build(&f, 40, 0x2f000);
+	for (u32 i = 0; i < IOMMU_MAX; i++)
+		CHECK_EQ(tables_map_mmio(&f.t, i, 0xfed80000 + i * 0x80000ull), 0);
+	CHECK_EQ(tables_check_wx(&f.t), 0);
+	for (u32 i = 0; i < IOMMU_MAX; i++) {
+		for (u64 at = 0; at < IOMMU_MMIO_BYTES; at += PAGE_SIZE) {
+			struct found l0 = look_up(&f, f.t.core_root, TABLES_MMIO_VA(VA, i) + at);
+
+			CHECK(l0.present);
+			CHECK_EQ(l0.hpa, 0xfed80000 + i * 0x80000ull + at);
+			CHECK_EQ(l0.flags, PTE_W | PTE_NX);
+		}
+	}
+	CHECK(!look_up(&f, f.t.core_root, TABLES_MMIO_VA(VA, IOMMU_MAX)).present);
 	free(f.memory);
 }
 
