@@ -144,7 +144,7 @@ $(O)/fuzz/%.o: %.c Makefile | deps-fuzz
 	@mkdir -p $(@D)
 	$(Q)$(FUZZ_CC) $(FUZZ_FLAGS) $(if $(filter tests/fuzz/%,$<),$(FUZZ_UNCOUNTED)) -c -o $@ $<
 
-$(O)/fuzz/core.a: $(call obj,fuzz,$(CORE))
+$(O)/fuzz/core.a: $(call obj,fuzz,$(CORE) boot/ivrs.c)
 	$(Q)rm -f $@ && ar rcs $@ $^
 
 # fuzz_insn is not there without libzydis; tests/fuzz/run says so
