@@ -171,13 +171,19 @@ static void restore(const struct probe *p, const struct probe_machine *m)
 }
 
 /* EN without USR and OS counts nothing, and the other bits nothing without EN. */
-static bool selector_keeps(const struct probe *p, const struct probe_machine *m, u32 n, u64 *bits)
+static bool selector_keeps(struct probe *p, const struct probe_machine *m, u32 n, u64 *bits)
 {
 	u64 ones, zeros, en;
 	const u32 msr = selector_msr(p, n);
 
-	if (!m->wrmsr(msr, ~EVTSEL_EN) || !m->rdmsr(msr, &ones) || !m->wrmsr(msr, EVTSEL_EN) ||
-	    !m->rdmsr(msr, &en) || !m->wrmsr(msr, 0) || !m->rdmsr(msr, &zeros))
+	/* AMD's do not mind; some hypervisors do */
+	if (!m->wrmsr(msr, ~EVTSEL_EN)) {
+		p->selector_reserved_why = "a write of all bits faults";
+		if (!m->wrmsr(msr, EVTSEL_WRITABLE & ~EVTSEL_EN))
+			return false;
+	}
+	if (!m->rdmsr(msr, &ones) || !m->wrmsr(msr, EVTSEL_EN) || !m->rdmsr(msr, &en) ||
+	    !m->wrmsr(msr, 0) || !m->rdmsr(msr, &zeros))
 		return false;
 	*bits = (ones | (en & EVTSEL_EN)) & ~zeros;
 	return true;

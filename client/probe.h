@@ -121,6 +121,7 @@ struct probe {
 	u32 selector_base; /* MSR of counter 0's selector */
 	char why_none[80]; /* text of the next */
 	const char *no_pmu;
+	const char *selector_reserved_why;
 	struct probe_value counters, selector_bits, selector_bits_2, counter_bits;
 	struct probe_value global_ctl_bits, global_ctl_stops, status_sets, status_clears;
 

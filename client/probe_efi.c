@@ -227,6 +227,13 @@ static void guest_reset(void)
 	s->rsp = (u64)(guest_stack + sizeof(guest_stack));
 }
 
+/* The guest as probe_vmrun finds it: RIP is where it is, whatever exited there last. */
+static void guest_at(const u8 *where)
+{
+	vmcb.save.rip = (u64)where;
+	vmcb.save.rax = 0;
+}
+
 static const char *begin(void)
 {
 	saved.rflags = read_flags();
@@ -247,6 +254,13 @@ static const char *begin(void)
 	wrmsr(MSR_EFER, saved.efer | EFER_SVME);
 	wrmsr(MSR_VM_HSAVE_PA, (u64)hsave);
 	guest_reset();
+	/* once, with whatever the TLB has of this ASID; what comes of it shows later */
+	vmcb.control.tlb_control = TLB_CONTROL_FLUSH_ALL;
+	guest_at(probe_l2_vmmcall);
+	clgi();
+	probe_time(probe_vmrun, (u64)&vmcb);
+	stgi();
+	vmcb.control.tlb_control = TLB_CONTROL_NONE;
 	return NULL;
 }
 
@@ -265,13 +279,6 @@ static void end(void)
 }
 
 /* ---- what is asked for ---- */
-
-/* The guest as probe_vmrun finds it: RIP is where it is, whatever exited there last. */
-static void guest_at(const u8 *where)
-{
-	vmcb.save.rip = (u64)where;
-	vmcb.save.rax = 0;
-}
 
 static const char *exit_is(u64 code)
 {

@@ -95,6 +95,8 @@ static void show_selector(const struct probe *p, struct out *o)
 
 	lost.value = EVTSEL_WRITABLE & ~lost.value;
 	reserved.value &= ~EVTSEL_WRITABLE;
+	if (!reserved.why)
+		reserved.why = p->selector_reserved_why;
 	show_hex(o, "selector_bits", &p->selector_bits);
 	show_hex(o, "selector_bits_2", &p->selector_bits_2);
 	show_hex(o, "selector_lost", &lost);

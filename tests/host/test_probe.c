@@ -20,7 +20,8 @@ static struct model {
 	bool ignores_bits, svme0_both, svme0_count, counts_double, uneven, no_tick, no_branches;
 	bool no_guest;	    /* cannot run one */
 	bool no_interrupts; /* cannot see them */
-	bool masks_lvtpc;
+	bool masks_lvtpc, saturates;
+	bool gp_reserved; /* as Xen */
 	u32 counters, width, skid;
 	u64 keeps; /* of a selector */
 	u64 selector[PMU_COUNTERS], counter[PMU_COUNTERS], global_ctl, global_status;
@@ -37,7 +38,7 @@ static void model_new(void)
 			       .counters = 6,
 			       .width = 48,
 			       .keeps = EVTSEL_WRITABLE,
-			       .global_ctl = BITS(5, 0),
+			       .global_ctl = BIT(1) | BIT(3),
 			       .global_status = BIT(2)};
 	for (u32 i = 0; i < PMU_COUNTERS; i++) {
 		model.selector[i] = EVENT_CYCLES_NOT_HALTED | EVTSEL_OS | i << 8;
@@ -146,6 +147,8 @@ static bool model_wrmsr(u32 msr, u64 value)
 	}
 	if (model.gp_all || !decode(msr, &n, &is_counter))
 		return false;
+	if (model.gp_reserved && !is_counter && value & ~EVTSEL_WRITABLE)
+		return false;
 	if (!model.drop && is_counter && !model.no_counter_writes)
 		model.counter[n] = value & (BIT(model.width) - 1);
 	if (!model.drop && !is_counter)
@@ -185,6 +188,8 @@ static void add(u64 events)
 	model.counter[0] = sum & (BIT(model.width) - 1);
 	if (model.counter[0] == sum)
 		return;
+	if (model.saturates)
+		model.counter[0] = BIT(model.width) - 1;
 	if (model.v2 && !model.no_status)
 		model.global_status |= 1;
 	if (model.selector[0] & EVTSEL_INT)
@@ -360,6 +365,7 @@ TEST(probe_flaws)
 	CHECK(probe.table[PROBE_NONE][PROBE_HOST].most > probe.table[PROBE_NONE][PROBE_HOST].least);
 	model_new();
 	model.no_global_ctl = true;
+	model.global_ctl = BITS(5, 0);
 	measure();
 	CHECK_EQ(probe.global_ctl_bits.value, 0);
 	CHECK(!probe.global_ctl_stops.value);
@@ -370,7 +376,6 @@ TEST(probe_flaws)
 	CHECK(probe.status_sets.value);
 	model_new();
 	model.counters = 4;
-	model.global_ctl = 0xf;
 	model.width = 40;
 	model.masks_lvtpc = true;
 	measure();
@@ -395,6 +400,12 @@ TEST(probe_not_measured)
 	model.gp_all = true;
 	measure();
 	check_text(probe.no_pmu, "the performance counter MSRs fault");
+	model_new();
+	model.gp_reserved = true;
+	measure();
+	CHECK_EQ(probe.selector_bits.value, EVTSEL_WRITABLE);
+	check_text(probe.selector_reserved_why, "a write of all bits faults");
+	check_verdict("as APM2 table 13-4");
 	model_new();
 	model.counts_double = true;
 	measure();
@@ -553,7 +564,16 @@ TEST(probe_page)
 	for (size_t i = 0; i < said_bytes; i++)
 		lines += said[i] == '\n';
 	CHECK(lines <= 66); /* of paper */
+	check_line("selector_lost      0x0");
 	model.no_guest = false;
+	model.saturates = true;
+	model.keeps &= ~EVTSEL_EDGE;
+	model.begun = model.ended = 0;
+	measure();
+	show(false);
+	check_line("selector_lost      0x40000");
+	check_line("INT=1       no     yes              1  no            12            -");
+	model.saturates = false;
 	model.uneven = true;
 	model.begun = model.ended = 0;
 	measure();
