@@ -7,7 +7,7 @@ VERSION := 0.1.0
 Q := $(if $(V),,@)
 say = @printf '  %-7s %s\n' $(1) $(2)
 
-all: $(O)/tallyvisor.efi guests $(O)/tally $(O)/tally.efi
+all: $(O)/tallyvisor.efi guests $(O)/tally $(O)/tally.efi $(O)/firmware.efi
 
 # --- sources -------------------------------------------------------------------------------------
 PMU := $(wildcard pmu/*.c)
@@ -117,6 +117,14 @@ $(O)/tally.so: $(call obj,efi,$(CLIENT) client/efi.c client/probe_efi.c guest/li
 	$(Q)ld $(EFI_LD) -o $@ $^ $(EFI_END)
 
 $(O)/tally.efi: $(O)/tally.so
+	$(call say,EFI,$@)
+	$(Q)$(EFI_COPY) $< $@
+
+# what tests/qemu/run starts before the hypervisor
+$(O)/firmware.so: $(call obj,efi,tests/qemu/firmware.c guest/lib/fwcfg.c)
+	$(Q)ld $(EFI_LD) -o $@ $^ $(EFI_END)
+
+$(O)/firmware.efi: $(O)/firmware.so
 	$(call say,EFI,$@)
 	$(Q)$(EFI_COPY) $< $@
 

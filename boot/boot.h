@@ -16,6 +16,9 @@
 /* The CPU's physical address bits in *phys_bits, or the sentence that says why we cannot run here. */
 const CHAR16 *probe_cpu(u8 *phys_bits);
 
+/* NULL, or the sentence: what the firmware has placed beyond the addresses that we can give to L1. */
+const CHAR16 *probe_addresses(u8 phys_bits);
+
 /* The number of CPUs beside this one that can be taken over. */
 u32 smp_find(void);
 

@@ -172,6 +172,8 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *system_table)
 	read_load_options(self);
 
 	why = probe_cpu(&phys_bits);
+	if (!why)
+		why = probe_addresses(phys_bits);
 	aps = smp_find();
 	if (aps && config.smp_ignore) {
 		SAY(L"smp=ignore: only the boot processor is taken over, leave the other %d alone",

@@ -64,3 +64,43 @@ const CHAR16 *probe_cpu(u8 *phys_bits)
 		*phys_bits = (u8)(*phys_bits - CPUID_1F_EBX_REDUCTION(cpuid(CPUID_ENCRYPTION).ebx));
 	return NULL;
 }
+
+/* UEFI PI specification, vol. 2, §7.2 and §7.3; gnu-efi does not have it. Unlike UEFI's memory map this has the devices, too. */
+struct memory_space {
+	u64 base, length, capabilities, attributes;
+	u32 type;
+	EFI_HANDLE image, device;
+};
+
+#define MEMORY_SPACE_RESERVED 1 /* and 0: nothing there; from 2 on memory and MMIO */
+
+struct dxe_services {
+	EFI_TABLE_HEADER header;
+	void *before[6];
+	EFI_STATUS(EFIAPI *get_memory_space_map)(UINTN *number, struct memory_space **spaces);
+};
+
+const CHAR16 *probe_addresses(u8 phys_bits)
+{
+	EFI_GUID guid = {
+		0x05ad34ba, 0x6f02, 0x4214, {0x95, 0x2e, 0x4d, 0xa0, 0x39, 0x8e, 0x2b, 0xb9}};
+	const CHAR16 *problem = NULL;
+	struct memory_space *spaces;
+	struct dxe_services *dxe;
+	UINTN number;
+
+	if (phys_bits <= L1_MAX_PHYS_BITS ||
+	    EFI_ERROR(LibGetSystemConfigurationTable(&guid, (void **)&dxe)) ||
+	    EFI_ERROR(dxe->get_memory_space_map(&number, &spaces)))
+		return NULL;
+	for (UINTN i = 0; i < number; i++)
+		if (spaces[i].type > MEMORY_SPACE_RESERVED &&
+		    spaces[i].base + spaces[i].length > BIT(L1_MAX_PHYS_BITS))
+			problem = L"there is memory, or a device, from 256 TByte (2^48) on, where "
+				  L"four levels of "
+				  L"nested tables do not reach: lower the limit of \"Above 4G "
+				  L"Decoding\", or turn "
+				  L"it off, in the firmware setup";
+	FreePool(spaces);
+	return problem;
+}

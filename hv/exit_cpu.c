@@ -48,6 +48,7 @@ static NOINLINE u32 exit_cpuid_other(struct vcpu *v)
 	u32 leaf = (u32)s->rax;
 	struct cpuid_view view = {.ext_max = v->cpuid_ext_max,
 				  .svm = v->features,
+				  .phys_bits = v->phys_bits,
 				  .core_extra =
 					  v->backend != TALLY_BACKEND_OFF && v->pmu.extended_msrs,
 				  .perfmon_v2 = v->pmu.has_v2,

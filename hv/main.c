@@ -151,7 +151,8 @@ static void init_limits(struct vcpu *v)
 	v->cpuid_ext_max = cpu_cpuid(CPUID_EXT_MAX, 0).eax;
 	v->guest_efer_mask = efer_bits();
 	v->limits = (struct vmrun_limits){
-		.phys_end = v->mem.limit,
+		.phys_end = BIT(v->phys_bits),
+		.map_end = v->mem.limit,
 		.efer_mbz = ~v->guest_efer_mask,
 		.cr4_mbz = ~cr4_bits(),
 		.exceptions = VMRUN_EXCEPTIONS,
@@ -213,10 +214,13 @@ static void init_vcpu(struct cpu *cpu, const struct handoff *h)
 	memory_fill_ff(v->sink_page);
 	v->cpu_features = cpu_cpuid(CPUID_SVM, 0).edx;
 	v->features = tally_features(v->cpu_features, h->config.hidden_features);
-	v->phys_bits = h->phys_bits < CORE_MAX_PHYS_BITS ? h->phys_bits : CORE_MAX_PHYS_BITS;
+	v->phys_bits = h->phys_bits < L1_MAX_PHYS_BITS ? h->phys_bits : L1_MAX_PHYS_BITS;
 	v->gif = true;
 	v->svme = cpu_rdmsr(MSR_EFER) & EFER_SVME;
-	v->mem = (struct guest_memory){.base = NULL, .limit = BIT(v->phys_bits)};
+	v->mem = (struct guest_memory){
+		.base = NULL,
+		.limit =
+			BIT(v->phys_bits < CORE_MAX_PHYS_BITS ? v->phys_bits : CORE_MAX_PHYS_BITS)};
 	v->memory_end = v->phys_bits < 40 ? v->mem.limit : HYPERTRANSPORT_START;
 	v->holes = memory_holes();
 	v->hole = v->holes->all;

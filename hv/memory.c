@@ -32,9 +32,6 @@ void memory_fill_ff(u8 *page)
 
 int memory_init(const struct handoff *handoff, const struct image_layout *image)
 {
-	unsigned int bits =
-		handoff->phys_bits < CORE_MAX_PHYS_BITS ? handoff->phys_bits : CORE_MAX_PHYS_BITS;
-
 	tables.pool = (struct page_pool){
 		.va = (u8 *)(uintptr_t)(CORE_VA + image->image_end),
 		.va_end = (u8 *)(uintptr_t)(CORE_VA + handoff->region_bytes),
@@ -53,7 +50,7 @@ int memory_init(const struct handoff *handoff, const struct image_layout *image)
 		holes_add(&holes, handoff->iommu[i].mmio_hpa, handoff->iommu[i].mmio_bytes);
 	tables.holes = &holes;
 	memory_fill_ff(hole_page);
-	return tables_build(&tables, bits, memory_hpa(hole_page));
+	return tables_build(&tables, handoff->phys_bits, memory_hpa(hole_page));
 }
 
 const struct holes *memory_holes(void)

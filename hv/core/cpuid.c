@@ -20,6 +20,8 @@ void cpuid_extended(const struct cpuid_view *view, u32 leaf, struct cpuid_leaf *
 			l->ecx |= CPUID_EXT1_ECX_PERFCTREXTCORE;
 		break;
 	case CPUID_ADDR_SIZES:
+		/* PhysAddrSize; GuestPhysAddrSize: the same */
+		l->eax = (l->eax & ~(CPUID_8_EAX_PHYS | CPUID_8_EAX_GUEST_PHYS)) | view->phys_bits;
 		l->ebx &= ~(u32)CPUID_8_EBX_IRPERF;
 		if (view->irperf)
 			l->ebx |= (u32)CPUID_8_EBX_IRPERF;

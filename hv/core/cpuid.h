@@ -19,6 +19,7 @@ struct cpuid_leaf {
 struct cpuid_view {
 	u32 ext_max;	 /* the CPU's last extended leaf */
 	u32 svm;	 /* 8000_000A EDX */
+	u8 phys_bits;	 /* as many as the nested tables map */
 	bool core_extra; /* PerfCtrExtCore */
 	bool perfmon_v2;
 	bool irperf;

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "hv/core/tables.h"
+#include "abi/handoff.h"
 #include "x86/cr.h"
 
 /* The A and D bits are set: nobody looks at them, and the CPU need not. */
@@ -105,10 +106,15 @@ static int map_core(struct tables *t)
 	return 0;
 }
 
-/* One GByte of L0's that is the page of FFh, again and again. */
+static unsigned int at_most(unsigned int a, unsigned int b)
+{
+	return a < b ? a : b;
+}
+
+/* Each GByte of HyperTransport's is the page of FFh, again and again. */
 static void map_no_memory(struct tables *t, unsigned int bits, const u64 *pd_of_holes)
 {
-	for (u64 gpa = 0; gpa < BIT(bits); gpa += PAGE_1G)
+	for (u64 gpa = 0; gpa < BIT(at_most(bits, CORE_MAX_PHYS_BITS)); gpa += PAGE_1G)
 		if (tables_is_hypertransport(gpa, bits))
 			table_at(t, t->core_root[gpa >> 39])[(gpa >> 30) & 511] =
 				pointer(t, pd_of_holes, PTE_P | PTE_A);
@@ -169,7 +175,8 @@ static int fill_holes(struct tables *t, u64 *root, const u64 *shared, u64 flags)
 int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa)
 {
 	u64 *core_hole, *core_holes, *core_low[LOW_GIGABYTES];
-	u64 slots = bits > 39 ? BIT(bits - 39) : 1;
+	unsigned int core_bits = at_most(bits, CORE_MAX_PHYS_BITS);
+	u64 slots = core_bits > 39 ? BIT(core_bits - 39) : 1;
 
 	t->hole_page_hpa = hole_page_hpa;
 	t->npt = table(t);
@@ -177,8 +184,8 @@ int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa)
 	core_hole = table(t);
 	core_holes = table(t);
 	if (!t->npt || !t->core_root || !core_hole || !core_holes ||
-	    identity(t, t->npt, bits, t->npt_low) || identity(t, t->core_root, bits, core_low) ||
-	    !split_2m(t, 0) || map_core(t))
+	    identity(t, t->npt, at_most(bits, L1_MAX_PHYS_BITS), t->npt_low) ||
+	    identity(t, t->core_root, core_bits, core_low) || !split_2m(t, 0) || map_core(t))
 		return -E_NOMEM;
 	for (u64 i = 0; i < 512; i++) {
 		core_hole[i] = hole_page_hpa | PTE_P | PTE_A | PTE_D;

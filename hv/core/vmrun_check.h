@@ -54,6 +54,7 @@ enum vmrun_rule {
 
 struct vmrun_limits {
 	u64 phys_end;	/* 2^phys_bits of the machine that L1 sees */
+	u64 map_end;	/* the same, but 2^47 at most: what L0 itself can read */
 	u64 efer_mbz;	/* what L1's CPUID does not allow; without long mode also LME and LMA */
 	u64 cr4_mbz;	/* CR4 bits likewise */
 	u64 s_cet_mbz;	/* 0 where CET is not exposed: the field is not loaded then */
@@ -76,7 +77,7 @@ static ALWAYS_INLINE u64 vmrun_pat_bad(u64 pat)
  * address size. */
 static ALWAYS_INLINE bool vmrun_map_beyond(u64 base, u64 map_bytes, const struct vmrun_limits *lim)
 {
-	return base >= lim->phys_end - (map_bytes - PAGE_SIZE);
+	return base >= lim->map_end - (map_bytes - PAGE_SIZE);
 }
 
 /* Every rule by itself, in the order of VMRUN_RULES. */

@@ -15,13 +15,18 @@
 /* Where the core's own page tables map its region; the low half there is guest-physical memory. */
 #define CORE_VA 0xffffff8000000000ull
 
-/* Guest-physical bits that the core can address: the low half of its address space. */
+/* Guest-physical bits that the core can address, the low half of its address space; and that L1 has, four levels' worth. */
 #define CORE_MAX_PHYS_BITS 47
+#define L1_MAX_PHYS_BITS 48
 
 #define CORE_SHADOW_PAGES 512u /* for each CPU */
 /* Page tables: one PDPT per 512 GByte of NPT and of the core's own, and a little for each CPU. */
 #define CORE_TABLE_BYTES(phys_bits, cpus)                                                          \
-	((64 + 2ull * (cpus) + 2 * ((phys_bits) > 39 ? 1ull << ((phys_bits)-39) : 1)) << PAGE_SHIFT)
+	((64 + 2ull * (cpus) +                                                                     \
+	  ((phys_bits) >= L1_MAX_PHYS_BITS ? 512ull + 256                                          \
+	   : (phys_bits) > 39		   ? 2ull << ((phys_bits)-39)                              \
+					   : 2ull))                                                             \
+	 << PAGE_SHIFT)
 
 /* At offset 0 of the image, filled in by linker.ld. Offsets are bytes from the image start, page-aligned. */
 struct image_header {

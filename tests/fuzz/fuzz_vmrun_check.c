@@ -22,8 +22,8 @@ static void any_bytes(struct vmcb *v)
 	if (test_below(4)) {
 		v->save.dr6 = (u32)v->save.dr6;
 		v->save.dr7 = (u32)v->save.dr7;
-		v->control.iopm_base_pa &= NAIVE_PHYS_END - 1;
-		v->control.msrpm_base_pa &= NAIVE_PHYS_END - 1;
+		v->control.iopm_base_pa &= NAIVE_MAP_END - 1;
+		v->control.msrpm_base_pa &= NAIVE_MAP_END - 1;
 		v->save.s_cet &= ~naive_limits.s_cet_mbz;
 	}
 }

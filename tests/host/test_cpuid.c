@@ -26,7 +26,9 @@ static void check_leaf(const struct cpuid_view *view, u32 leaf)
 		ours.ecx = 1u << 12 | 1u << 23 | 1u << 24 | 1u << 28;
 		want.ecx = view->core_extra ? 1u << 23 : 0;
 		break;
-	case 0x80000008:
+	case 0x80000008: /* PhysAddrSize, and GuestPhysAddrSize, of which 0 means the same */
+		ours.eax = 0xff00ff;
+		want.eax = view->phys_bits;
 		ours.ebx = 1u << 1 | 1u << 20; /* IRPERF; EferLmsleUnsupported */
 		want.ebx = 1u << 20 | (view->irperf ? 1u << 1 : 0);
 		break;
@@ -60,8 +62,12 @@ TEST(cpuid_extended_leaves)
 	static const u32 lasts[] = {0x8000000a, 0x80000020, 0x80000021, 0x80000022, 0x80000028};
 
 	for (unsigned int i = 0; i < 2000; i++) {
-		struct cpuid_view view = {lasts[test_below(ARRAY_SIZE(lasts))], (u32)test_random(),
-					  i & 1, i & 2, i & 4};
+		struct cpuid_view view = {lasts[test_below(ARRAY_SIZE(lasts))],
+					  (u32)test_random(),
+					  (u8)(36 + test_below(13)),
+					  i & 1,
+					  i & 2,
+					  i & 4};
 
 		for (u32 leaf = 0x80000000; leaf < 0x80000030; leaf++)
 			check_leaf(&view, leaf);

@@ -66,12 +66,12 @@ TEST(vmrun_each_rule_alone)
 	BREAKS(VMRUN_OK, s->cr0 = CR0_PE, s->cr4 = 0);
 	BREAKS(VMRUN_OK, s->efer = EFER_SVME, s->cs.attrib |= SEG_ATTR_DB);
 	/* the last byte of the maps: bits 11:0 of their address are ignored */
-	BREAKS(VMRUN_OK, c->msrpm_base_pa = NAIVE_PHYS_END - 0x2000 + 0xfff);
-	BREAKS(VMRUN_RULE_MSRPM, c->msrpm_base_pa = NAIVE_PHYS_END - 0x1000);
-	BREAKS(VMRUN_RULE_MSRPM, c->msrpm_base_pa = NAIVE_PHYS_END);
+	BREAKS(VMRUN_OK, c->msrpm_base_pa = NAIVE_MAP_END - 0x2000 + 0xfff);
+	BREAKS(VMRUN_RULE_MSRPM, c->msrpm_base_pa = NAIVE_MAP_END - 0x1000);
+	BREAKS(VMRUN_RULE_MSRPM, c->msrpm_base_pa = NAIVE_MAP_END);
 	BREAKS(VMRUN_RULE_MSRPM, c->msrpm_base_pa = ~0ull);
-	BREAKS(VMRUN_OK, c->iopm_base_pa = NAIVE_PHYS_END - 0x3000 + 0xfff);
-	BREAKS(VMRUN_RULE_IOPM, c->iopm_base_pa = NAIVE_PHYS_END - 0x2000);
+	BREAKS(VMRUN_OK, c->iopm_base_pa = NAIVE_MAP_END - 0x3000 + 0xfff);
+	BREAKS(VMRUN_RULE_IOPM, c->iopm_base_pa = NAIVE_MAP_END - 0x2000);
 	BREAKS(VMRUN_RULE_IOPM, c->iopm_base_pa = ~0ull);
 	/* nCR3 and G_PAT do not matter without nested paging */
 	BREAKS(VMRUN_OK, c->np_ctl = 0, c->nested_cr3 = ~0ull, s->g_pat = ~0ull);

@@ -11,9 +11,11 @@
 
 #define NAIVE_PHYS_BITS 40
 #define NAIVE_PHYS_END (1ull << NAIVE_PHYS_BITS)
+#define NAIVE_MAP_END (NAIVE_PHYS_END / 2)
 
 static const struct vmrun_limits naive_limits = {
 	.phys_end = NAIVE_PHYS_END,
+	.map_end = NAIVE_MAP_END,
 	.efer_mbz = ~(EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE | EFER_SVME | EFER_FFXSR),
 	.cr4_mbz = ~(BITS(10, 0) | CR4_FSGSBASE | CR4_OSXSAVE | CR4_SMEP | CR4_SMAP | CR4_CET),
 	.s_cet_mbz = ~3ull,
@@ -68,8 +70,8 @@ static inline u64 naive_broken_rules(const struct vmcb *v, const struct vmrun_li
 	RULE(LME_NO_PAE, lme && pg && !pae);
 	RULE(LME_NO_PE, lme && pg && !pe);
 	RULE(CS_L_D, lme && pg && pae && cs_l && cs_d);
-	RULE(IOPM, (c->iopm_base_pa >> 12) + 2 >= lim->phys_end >> 12);
-	RULE(MSRPM, (c->msrpm_base_pa >> 12) + 1 >= lim->phys_end >> 12);
+	RULE(IOPM, (c->iopm_base_pa >> 12) + 2 >= lim->map_end >> 12);
+	RULE(MSRPM, (c->msrpm_base_pa >> 12) + 1 >= lim->map_end >> 12);
 	RULE(CET_WP, (s->cr4 >> 23 & 1) && !(s->cr0 >> 16 & 1));
 	RULE(S_CET_MBZ, s->s_cet & lim->s_cet_mbz);
 	if (c->event_inj >> 31 & 1) {
@@ -136,10 +138,10 @@ static inline void naive_mutate_vmcb(struct vmcb *v)
 		v->save.cs.attrib ^= (u16)(test_below(2) ? SEG_ATTR_DB : SEG_ATTR_L);
 		break;
 	case 13:
-		v->control.iopm_base_pa = NAIVE_PHYS_END - 0x4000 + test_below(0x4000);
+		v->control.iopm_base_pa = NAIVE_MAP_END - 0x4000 + test_below(0x4000);
 		break;
 	case 14:
-		v->control.msrpm_base_pa = NAIVE_PHYS_END - 0x4000 + test_below(0x4000);
+		v->control.msrpm_base_pa = NAIVE_MAP_END - 0x4000 + test_below(0x4000);
 		break;
 	case 15:
 		v->save.s_cet ^= bit;
