@@ -332,6 +332,38 @@ static void check_step_in_l2(const void *arg)
 	CHECK_EQ(l2.vmcb.save.dr6 & DR6_BS, DR6_BS);
 }
 
+L2_CODE(l2_load_microcode,
+	"mov $0xc0010020, %ecx\n\tmov $0x12345678, %eax\n\txor %edx, %edx\n\twrmsr");
+
+#define MSR_PATCH_LEVEL 0x8bu
+
+static void load_microcode(const void *arg)
+{
+	wrmsr(MSR_PATCH_LOADER, (u64)arg);
+}
+
+/* Under us a patch is not loaded, and nobody is told. The log line is the harness's to look for. */
+static void check_microcode(const void *arg)
+{
+	u64 level = rdmsr(MSR_PATCH_LEVEL);
+
+	(void)arg;
+	if (!platform.under_us) {
+		tap_skip("a CPU alone would load it");
+		return;
+	}
+	CHECK_EQ(try_call(load_microcode, (const void *)0x12345000), VEC_NONE);
+	CHECK_EQ(try_call(load_microcode, (const void *)~0ull), VEC_NONE);
+	CHECK_EQ(l2_run_from(l2_load_microcode), VMEXIT_VMMCALL);
+	l2_reset(l2_load_microcode);
+	l2_intercept(INTERCEPT(MSR));
+	CHECK_EQ(l2_run(), VMEXIT_VMMCALL);
+	msrpm_set(MSR_PATCH_LOADER, false, true);
+	l2.vmcb.save.rip = (u64)l2_load_microcode;
+	CHECK_EQ(l2_run(), VMEXIT_MSR);
+	CHECK_EQ(rdmsr(MSR_PATCH_LEVEL), level);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(const void *);
@@ -346,6 +378,7 @@ static const struct {
 	{"PAT of L2", check_pat, NULL},
 	{"single step over VMRUN", check_step_over_vmrun, NULL},
 	{"single step in L2", check_step_in_l2, NULL},
+	{"a microcode patch", check_microcode, NULL},
 };
 
 void guest_main(void)

@@ -227,6 +227,17 @@ static u32 write_tsc_ratio(struct vcpu *v, u64 value)
 	return ADVANCE;
 }
 
+/* A patch could change what the CPU was found to have: CPUID, the PMU. The firmware's stays, and nobody hears of it, as
+ * with other hypervisors. */
+static u32 write_patch_loader(const struct vcpu *v, u64 value)
+{
+	static u32 lines;
+
+	log_limited(lines, 1, "event=microcode level=%s address=%lx note=\"ignored\"",
+		    vcpu_in_l2(v) ? "L2" : "L1", value);
+	return ADVANCE;
+}
+
 static NOINLINE u32 write_other(struct vcpu *v, u32 msr, u64 value)
 {
 	u64 *lbr;
@@ -244,6 +255,8 @@ static NOINLINE u32 write_other(struct vcpu *v, u32 msr, u64 value)
 		if (v->smp && v->apic.own.x2)
 			return apic_write_x2_icr(v, value);
 		break;
+	case MSR_PATCH_LOADER:
+		return write_patch_loader(v, value);
 	case MSR_SVM_KEY:
 		return ADVANCE; /* no key is set, so nothing unlocks */
 	case MSR_TSC_RATIO:

@@ -44,6 +44,7 @@ static void init_msrpms(struct vcpu *v)
 	if (v->cpu_features & SVM_TSC_RATE)
 		msrpm_set((u8 *)v->msrpm01, MSR_TSC_RATIO, true, true);
 	msrpm_set((u8 *)v->msrpm01, MSR_DEBUGCTL, false, true);
+	msrpm_set((u8 *)v->msrpm01, MSR_PATCH_LOADER, false, true);
 	for (u64 i = 0; i < MSRPM_BYTES / 8; i++)
 		v->msrpm02[i] = ~0ull;
 }
