@@ -12,7 +12,7 @@
 struct boot_config {
 	struct config core;
 	bool smp_ignore;
-	/* path on the loader's volume, '\' between names; empty: none */
+	/* path on the loader's volume, or with "*:" in front on any, '\' between names; empty: none */
 	char next[CONFIG_NEXT_MAX];
 };
 

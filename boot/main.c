@@ -114,41 +114,75 @@ static void banner(u32 iommus)
 		    L"work, see the log; to give the IOMMUs back to what comes now, set dma=off");
 }
 
+/*
+ * Another volume that has the file, or `own`. Firmware connects only what it boots from, where it can, so everything is
+ * connected first.
+ */
+static EFI_HANDLE find_volume(EFI_HANDLE own, CHAR16 *path)
+{
+	EFI_GUID file_system = SIMPLE_FILE_SYSTEM_PROTOCOL;
+	EFI_HANDLE *handles, found = NULL;
+	UINTN number;
+
+	if (!EFI_ERROR(BS->LocateHandleBuffer(AllHandles, NULL, NULL, &number, &handles))) {
+		for (UINTN i = 0; i < number; i++)
+			BS->ConnectController(handles[i], NULL, NULL, TRUE);
+		FreePool(handles);
+	}
+	if (EFI_ERROR(BS->LocateHandleBuffer(ByProtocol, &file_system, NULL, &number, &handles)))
+		return own;
+	for (UINTN i = 0; i < number && !found; i++) {
+		EFI_FILE *root = handles[i] == own ? NULL : LibOpenRoot(handles[i]), *file;
+
+		if (!root)
+			continue;
+		if (!EFI_ERROR(root->Open(root, &file, path, EFI_FILE_MODE_READ, 0))) {
+			file->Close(file);
+			found = handles[i];
+		}
+		root->Close(root);
+	}
+	FreePool(handles);
+	return found ? found : own;
+}
+
 /* Starts next= as L1; returns when that program does, or an error if there is none. */
 static EFI_STATUS start_next(EFI_HANDLE image, EFI_LOADED_IMAGE *self)
 {
-	CHAR16 path[CONFIG_NEXT_MAX];
+	static const CHAR16 *const where[] = {L"the volume of tallyvisor.efi", L"any volume"};
+	bool anywhere = config.next[0] == '*' && config.next[1] == ':';
+	EFI_HANDLE volume = self->DeviceHandle, next = NULL;
+	CHAR16 buffer[CONFIG_NEXT_MAX], *path = anywhere ? buffer + 2 : buffer;
 	EFI_DEVICE_PATH *device_path;
-	EFI_HANDLE next;
 	EFI_STATUS status;
 	UINTN i;
 
 	for (i = 0; config.next[i]; i++)
-		path[i] = (CHAR16)config.next[i];
-	path[i] = 0;
-	device_path = FileDevicePath(self->DeviceHandle, path);
-	next = NULL;
+		buffer[i] = (CHAR16)config.next[i];
+	buffer[i] = 0;
+	if (anywhere)
+		volume = find_volume(volume, path);
+	device_path = FileDevicePath(volume, path);
 	status = device_path ? BS->LoadImage(FALSE, image, device_path, NULL, 0, &next)
 			     : EFI_OUT_OF_RESOURCES;
 	if (status == EFI_ACCESS_DENIED || status == EFI_SECURITY_VIOLATION) {
 		SAY(L"next=%s is not trusted by this firmware (%r): with Secure Boot on it must be "
 		    L"signed by a key in db, as tallyvisor.efi is; going on without it",
-		    path, status);
+		    buffer, status);
 		/* with the second error it is loaded, and only not to be started */
 		if (next)
 			BS->UnloadImage(next);
 		return status;
 	}
 	if (EFI_ERROR(status)) {
-		SAY(L"next=%s cannot be loaded (%r): a path on the volume of tallyvisor.efi to a "
-		    L"UEFI program is "
-		    L"needed; going on without it",
-		    path, status);
+		SAY(L"next=%s cannot be loaded (%r): a path on %s to a UEFI program is needed; "
+		    L"going on without it",
+		    buffer, status, where[anywhere]);
 		return status;
 	}
 	status = BS->StartImage(next, NULL, NULL);
 	if (EFI_ERROR(status))
-		SAY(L"next=%s ended with %r", path, status);
+		SAY(L"next=%s ended with %r", buffer, status);
 	return status;
 }
 
