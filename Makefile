@@ -39,7 +39,7 @@ EFI_LD = -nostdlib -znocombreloc -shared -Bsymbolic --no-undefined --warn-common
 	-z noexecstack -T $(dir $(EFI_CRT))elf_x86_64_efi.lds $(EFI_CRT)
 EFI_END = $(EFI_LIBS) $(dir $(EFI_LIBS))libefi.a
 EFI_COPY := objcopy -j .text -j .sdata -j .data -j .rodata -j .dynamic -j .dynsym -j '.rel*' \
-	-j .reloc --target efi-app-x86_64
+	-j .reloc -j .sbat --target efi-app-x86_64
 LINUX_FLAGS := -std=gnu11 -O2 -g $(WARN) -Iinclude -I. -MMD -MP -DTALLY_VERSION='"$(VERSION)"'
 HOST_CC ?= clang
 FUZZ_CC ?= clang
@@ -93,6 +93,12 @@ $(O)/efi/%.asm.o: %.asm Makefile | deps
 	$(call say,ASM,$<)
 	@mkdir -p $(@D)
 	$(Q)nasm -f elf64 -I $(<D)/ -MD $@.d -o $@ $<
+
+$(O)/efi/sbat.o: boot/sbat.asm Makefile | deps
+	@mkdir -p $(@D)
+	$(Q)nasm -f elf64 -DVERSION='"$(VERSION)"' -o $@ $<
+
+$(O)/tallyvisor.so $(O)/tally.so $(O)/firmware.so $(GUESTS:%=$(O)/guest/%.so): $(O)/efi/sbat.o
 
 $(O)/tallyvisor.so: $(BOOT_OBJ)
 	$(Q)ld $(EFI_LD) -o $@ $^ $(EFI_END)
@@ -189,6 +195,7 @@ test-fuzz-vmrun: all | deps-qemu
 	$(Q)O=$(O) tests/fuzz/vmrun -n 2500
 
 test-qemu: all | deps-qemu deps-image deps-sign ## every guest in QEMU, bare and under Tallyvisor
+	$(Q)tests/qemu/sections $(O)/tallyvisor.efi $(O)/tally.efi $(O)/guest/demo.efi
 	$(Q)O=$(O) tests/qemu/run
 
 test-outside: all | deps-qemu deps-outside ## the hypervisor's tables, stacks and panic page as QEMU sees them, on 4 CPUs
