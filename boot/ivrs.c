@@ -26,8 +26,8 @@
 #define FEATURES_10_COUNTERS BITS(16, 13)
 #define FEATURES_10_BANKS BITS(22, 17)
 
-static const char ivrs[4] = {'I', 'V', 'R', 'S'};
-static const char hidden[4] = {'T', 'A', 'L', 'Y'};
+static const u8 ivrs[4] = {'I', 'V', 'R', 'S'};
+static const u8 hidden[4] = {'T', 'A', 'L', 'Y'};
 
 /* Nothing in the table is aligned. */
 static u64 field(const u8 *at, unsigned int bytes)
@@ -74,8 +74,7 @@ static struct iommu_unit unit_of(const u8 *block)
 /* The block of the highest type tells most; NULL or the reason. */
 static const char *add(struct iommu_unit *units, u32 *count, struct iommu_unit unit, u64 limit)
 {
-	if (unit.mmio_hpa % unit.mmio_bytes || !unit.mmio_hpa || unit.mmio_hpa >= limit ||
-	    unit.mmio_bytes > limit - unit.mmio_hpa)
+	if (unit.mmio_hpa % unit.mmio_bytes || !unit.mmio_hpa || unit.mmio_hpa >= limit)
 		return "the address of an IOMMU's registers in it is not possible";
 	for (u32 i = 0; i < *count; i++) {
 		if (units[i].segment == unit.segment && units[i].device == unit.device) {
@@ -112,7 +111,7 @@ static const char *parse(const u8 *table, size_t bytes, u64 limit, struct iommu_
 {
 	u64 length;
 
-	if (bytes < IVRS_HEADER_BYTES || __builtin_memcmp(table, ivrs, sizeof(ivrs)) != 0)
+	if (bytes < IVRS_HEADER_BYTES || field(table, sizeof(ivrs)) != field(ivrs, sizeof(ivrs)))
 		return "it has no header";
 	length = field(table + ACPI_LENGTH, 4);
 	if (length < IVRS_HEADER_BYTES || length > bytes || length > IVRS_MAX_BYTES)
@@ -158,7 +157,7 @@ void ivrs_hide(void *table)
 	u8 *bytes = table;
 
 	for (unsigned int i = 0; i < sizeof(hidden); i++) {
-		bytes[ACPI_CHECKSUM] = (u8)(bytes[ACPI_CHECKSUM] + bytes[i] - (u8)hidden[i]);
-		bytes[i] = (u8)hidden[i];
+		bytes[ACPI_CHECKSUM] = (u8)(bytes[ACPI_CHECKSUM] + bytes[i] - hidden[i]);
+		bytes[i] = hidden[i];
 	}
 }

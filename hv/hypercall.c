@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The calls of include/abi/hypercall.h, by VMMCALL and by MSR. A call sees a buffer that is checked already. */
 #include "hv/apic.h"
-#include "hv/iommu.h"
 #include "hv/log.h"
 #include "hv/memory.h"
 #include "hv/vcpu.h"
@@ -65,7 +64,6 @@ static s64 call_status(struct vcpu *v, void *buffer, u64 bytes, u64 *rdx)
 static s64 call_log_read(struct vcpu *v, void *buffer, u64 bytes, u64 *rdx)
 {
 	(void)v;
-	iommu_log_blocked();
 	return (s64)log_read(rdx, buffer, bytes);
 }
 

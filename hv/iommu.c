@@ -7,14 +7,12 @@
 
 /* Longer than an IOMMU ever takes for what is in its command buffer. */
 #define WAIT_PAUSES 10000000u
-#define BLOCKED_LINES 32
 
 static struct iommu {
 	struct iommu_unit unit;
 	volatile u8 *registers;
-	u64 *commands;	      /* a queue; the second half of its page is not used */
-	volatile u64 *events; /* a queue */
-	u32 tail;	      /* of the commands: bytes */
+	u64 *commands; /* a queue */
+	u32 tail;      /* of the commands: bytes */
 } iommus[IOMMU_MAX];
 static u32 count;
 
@@ -58,8 +56,7 @@ int iommu_init(const struct handoff *handoff)
 		m->unit = handoff->iommu[count];
 		m->registers = memory_map_mmio(count, m->unit.mmio_hpa);
 		m->commands = memory_aligned(IOMMU_QUEUE_BYTES, PAGE_SIZE);
-		m->events = memory_aligned(IOMMU_QUEUE_BYTES, PAGE_SIZE);
-		if (!m->registers || !m->commands || !m->events)
+		if (!m->registers || !m->commands)
 			return -E_NOMEM;
 	}
 	return 0;
@@ -111,7 +108,7 @@ static bool invalidate(struct iommu *m)
 /* What the firmware asks for by the IVHD block's flags, which have the order of the control register's bits. */
 static u64 control_of(const struct iommu_unit *unit)
 {
-	u64 control = IOMMU_CONTROL_COHERENT | IOMMU_CONTROL_EVENT_LOG | IOMMU_CONTROL_COMMANDS;
+	u64 control = IOMMU_CONTROL_COHERENT | IOMMU_CONTROL_COMMANDS;
 
 	control |= unit->flags & BIT(0) ? IOMMU_CONTROL_HT_TUNNEL : 0;
 	control |= unit->flags & BIT(1) ? IOMMU_CONTROL_PASS_PW : 0;
@@ -129,13 +126,10 @@ static bool start(struct iommu *m)
 	      device_table_hpa |
 		      (IOMMU_DEVICES * sizeof(struct iommu_device_entry) / PAGE_SIZE - 1));
 	write(m, IOMMU_COMMAND_BASE, memory_hpa(m->commands) | IOMMU_LENGTH_256);
-	write(m, IOMMU_EVENT_BASE, memory_hpa((const void *)m->events) | IOMMU_LENGTH_256);
 	write(m, IOMMU_EXCLUSION_BASE, 0);
 	write(m, IOMMU_COMMAND_HEAD, 0);
 	write(m, IOMMU_COMMAND_TAIL, 0);
-	write(m, IOMMU_EVENT_HEAD, 0);
-	write(m, IOMMU_EVENT_TAIL, 0);
-	/* the queues first, so that its first look at anything is after an invalidation */
+	/* commands first, so that its first look at anything is after an invalidation */
 	write(m, IOMMU_CONTROL, control);
 	write(m, IOMMU_CONTROL, control | IOMMU_CONTROL_ENABLE);
 	return invalidate(m);
@@ -158,42 +152,4 @@ void iommu_start(void)
 	for (u32 i = 0; !ok && i < count; i++)
 		write(&iommus[i], IOMMU_CONTROL, 0);
 	protects = ok;
-}
-
-static void log_blocked(struct iommu *m)
-{
-	static u32 lines;
-	u32 head = (u32)read(m, IOMMU_EVENT_HEAD) % IOMMU_QUEUE_BYTES,
-	    tail = (u32)read(m, IOMMU_EVENT_TAIL) % IOMMU_QUEUE_BYTES;
-
-	for (; head != tail; head = (head + IOMMU_QUEUE_ENTRY) % IOMMU_QUEUE_BYTES) {
-		u64 event = m->events[head / 8], address = m->events[head / 8 + 1];
-
-		log_limited(lines, BLOCKED_LINES,
-			    "event=dma_blocked device=%x address=%lx code=%u flags=%x",
-			    m->unit.segment << 16 | IOMMU_EVENT_DEVICE(event), address,
-			    IOMMU_EVENT_CODE(event), IOMMU_EVENT_FLAGS(event));
-	}
-	write(m, IOMMU_EVENT_HEAD, head);
-	/* full: it goes on when the log is switched off and on again */
-	if (read(m, IOMMU_STATUS) & IOMMU_STATUS_EVENT_OVERFLOW) {
-		u64 control = read(m, IOMMU_CONTROL);
-
-		write(m, IOMMU_CONTROL, control & ~IOMMU_CONTROL_EVENT_LOG);
-		write(m, IOMMU_EVENT_HEAD, 0);
-		write(m, IOMMU_EVENT_TAIL, 0);
-		write(m, IOMMU_STATUS, IOMMU_STATUS_EVENT_OVERFLOW);
-		write(m, IOMMU_CONTROL, control);
-	}
-}
-
-void iommu_log_blocked(void)
-{
-	static bool busy;
-
-	if (!protects || __atomic_exchange_n(&busy, true, __ATOMIC_ACQUIRE))
-		return;
-	for (u32 i = 0; i < count; i++)
-		log_blocked(&iommus[i]);
-	__atomic_store_n(&busy, false, __ATOMIC_RELEASE);
 }

@@ -17,7 +17,4 @@ void iommu_start(void);
 /* Whether devices are kept out. */
 bool iommu_protects(void);
 
-/* A line for each access that was blocked since the last call. */
-void iommu_log_blocked(void);
-
 #endif

@@ -2,8 +2,6 @@
 #include "hv/core/dma_tables.h"
 
 #define RIGHTS (IOMMU_PTE_IR | IOMMU_PTE_IW)
-/* PR is 0, and then nothing else counts; but QEMU reports a blocked access only where the entry is not 0. */
-#define ABSENT IOMMU_PTE_NEXT_LEVEL(1)
 #define LARGEST_PAGE_LEVEL 3 /* 1 GByte */
 
 struct builder {
@@ -30,7 +28,7 @@ static u64 *build(const struct builder *b, unsigned int level, u64 base)
 		u64 at = base + i * span, *next;
 
 		if (at >= b->end || in_one_hole(b->holes, at, span)) {
-			table[i] = ABSENT;
+			table[i] = 0;
 		} else if (level <= LARGEST_PAGE_LEVEL && !holes_overlap(b->holes, at, span)) {
 			table[i] = at | RIGHTS | IOMMU_PTE_PR;
 		} else {

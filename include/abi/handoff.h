@@ -109,7 +109,7 @@ struct sleep_control {
 };
 
 #define IOMMU_MAX 32
-/* Of the core's memory, for dma=protect: the device table of 2 MByte; page tables; command buffer and event log of each
+/* Of the core's memory, for dma=protect: the device table of 2 MByte; page tables; the command buffer of each
  * IOMMU; and what it takes to keep each one's registers from L1 and from the core's own low half. */
 #define CORE_DMA_BYTES(phys_bits, cpus, iommus)                                                    \
 	(PAGE_2M + ((16 + ((phys_bits) > 39 ? 1ull << ((phys_bits)-39) : 1) +                      \

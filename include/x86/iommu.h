@@ -12,26 +12,21 @@
 /* ---- registers, §3.4: offsets from the base address ---- */
 #define IOMMU_DEVICE_TABLE 0x0000 /* and its size: 4-KByte pages less 1 */
 #define IOMMU_COMMAND_BASE 0x0008
-#define IOMMU_EVENT_BASE 0x0010
 #define IOMMU_CONTROL 0x0018
 #define IOMMU_EXCLUSION_BASE 0x0020
 #define IOMMU_FEATURES 0x0030
 #define IOMMU_COMMAND_HEAD 0x2000
 #define IOMMU_COMMAND_TAIL 0x2008
-#define IOMMU_EVENT_HEAD 0x2010
-#define IOMMU_EVENT_TAIL 0x2018
-#define IOMMU_STATUS 0x2020
 /* that is all which we touch; the event counters of the large ones are behind it */
 #define IOMMU_MMIO_BYTES 0x4000
 #define IOMMU_MMIO_BYTES_COUNTERS 0x80000
 
-#define IOMMU_LENGTH_256 (8ull << 56) /* of command buffer and event log: 256 entries of 16 bytes */
+#define IOMMU_LENGTH_256 (8ull << 56) /* of the command buffer: 256 entries of 16 bytes */
 #define IOMMU_QUEUE_BYTES 0x1000u
 #define IOMMU_QUEUE_ENTRY 16u
 
 #define IOMMU_CONTROL_ENABLE BIT(0)
 #define IOMMU_CONTROL_HT_TUNNEL BIT(1)
-#define IOMMU_CONTROL_EVENT_LOG BIT(2)
 #define IOMMU_CONTROL_PASS_PW BIT(8)
 #define IOMMU_CONTROL_RES_PASS_PW BIT(9)
 #define IOMMU_CONTROL_COHERENT BIT(10)
@@ -40,8 +35,6 @@
 
 #define IOMMU_FEATURE_INVALIDATE_ALL BIT(6)
 #define IOMMU_FEATURE_COUNTERS BIT(9)
-
-#define IOMMU_STATUS_EVENT_OVERFLOW BIT(0)
 
 /* ---- commands, §2.4: quadword 0 has the code in bits 63:60 ---- */
 #define IOMMU_COMMAND(code) ((u64)(code) << 60)
@@ -53,11 +46,6 @@
 /* quadword 1: S and PDE, and all ones in the address: everything of the domain */
 #define IOMMU_INVALIDATE_PAGES_ALL 0x7ffffffffffff003ull
 #define IOMMU_INVALIDATE_ALL IOMMU_COMMAND(8)
-
-/* ---- events, §2.5: quadword 0; quadword 1 is the address ---- */
-#define IOMMU_EVENT_DEVICE(q) ((u32)(q)&0xffff)
-#define IOMMU_EVENT_FLAGS(q) ((u32)((q) >> 48) & 0xfff)
-#define IOMMU_EVENT_CODE(q) ((u32)((q) >> 60))
 
 /* ---- device table, §2.2.2 ---- */
 #define IOMMU_DEVICES 65536u
