@@ -26,6 +26,7 @@
 
 EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *table);
 void mp_find(EFI_SYSTEM_TABLE *table);			    /* mp.c */
+void acpi_find_root(EFI_SYSTEM_TABLE *table);		    /* acpi.c */
 bool every_copy(EFI_HANDLE image, EFI_SYSTEM_TABLE *table); /* every.c */
 
 extern const u8 ImageBase[]; /* elf_x86_64_efi.lds */
@@ -207,6 +208,7 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *table)
 	system_table = table;
 	platform_probe();
 	fixed_memory_take();
+	acpi_find_root(table);
 	if (every || guest_wants_cpus)
 		mp_find(table);
 	if (every && !every_copy(image, table))
