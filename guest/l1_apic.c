@@ -507,6 +507,59 @@ static void check_base(const void *arg)
 	CHECK(all_beat());
 }
 
+/* ---- another page ---- */
+
+static u8 other_page[PAGE_SIZE] ALIGNED(4096);
+
+/* INIT and SIPI of another CPU, and a write to a register, where the APIC is now. */
+static void use_apic(void)
+{
+	u32 tpr = apic_read(APIC_TPR);
+
+	smp_send(1, INIT);
+	CHECK(smp_stands(1));
+	CHECK(smp_start(1));
+	CHECK(smp_beats(1));
+	apic_write(APIC_TPR, 0x50);
+	CHECK_EQ(read_cr8(), 5);
+	apic_write(APIC_TPR, tpr);
+}
+
+/*
+ * APIC_BASE gets the address of ordinary memory, at once and by way of a disabled APIC. The APIC goes there, or #GP says
+ * that it does not; in between it must not be somewhere where nobody watches it.
+ */
+static void check_other_page(const void *arg)
+{
+	u64 base = rdmsr(MSR_APIC_BASE), off = base & ~APIC_BASE_ENABLED,
+	    other = (base & (PAGE_SIZE - 1)) | (u64)other_page,
+	    other_off = other & ~APIC_BASE_ENABLED;
+	bool stays = departs(DEPARTURE_APIC_STAYS);
+	u64 vector = stays && platform.under_us ? VEC_GP : VEC_NONE;
+
+	(void)arg;
+	for (u32 i = 0; i < PAGE_SIZE; i++)
+		other_page[i] = (u8)i;
+	CHECK_EQ(try_call(set_base, &other), vector);
+	CHECK_EQ(rdmsr(MSR_APIC_BASE), vector == VEC_GP ? base : other);
+	if (!stays)
+		use_apic();
+	wrmsr(MSR_APIC_BASE, base);
+	for (u32 i = 0; i < PAGE_SIZE; i++)
+		if (!CHECK_EQ(other_page[i], (u8)i))
+			break;
+	use_apic();
+
+	wrmsr(MSR_APIC_BASE, off);
+	CHECK_EQ(try_call(set_base, &other_off), VEC_NONE);
+	CHECK_EQ(try_call(set_base, &other), vector);
+	CHECK_EQ(rdmsr(MSR_APIC_BASE), vector == VEC_GP ? other_off : other);
+	wrmsr(MSR_APIC_BASE, off);
+	wrmsr(MSR_APIC_BASE, base);
+	apic_write(APIC_SVR, APIC_SVR_ENABLE | 0xff);
+	use_apic();
+}
+
 static const struct test {
 	const char *name;
 	void (*run)(const void *arg);
@@ -523,6 +576,7 @@ static const struct test {
 	{"no INIT by what is no register", check_no_register, NULL},
 	{"no INIT by a page that has moved", check_base, NULL},
 	{"timers on all CPUs", check_timers, NULL},
+	{"APIC_BASE with another address", check_other_page, NULL},
 };
 
 void guest_main(void)

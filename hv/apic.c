@@ -50,8 +50,8 @@ void apic_send_to_self(struct vcpu *v, u64 base, u32 command)
 /* What others need to know of this CPU's APIC to address it, and what exits. */
 void apic_moved(struct vcpu *v)
 {
-	u64 base = cpu_rdmsr(MSR_APIC_BASE), page = base & APIC_BASE_ADDRESS;
 	struct apic_trap *apic = &v->apic;
+	u64 base = cpu_rdmsr(MSR_APIC_BASE), page = apic->page;
 
 	if (!v->smp)
 		return;
@@ -73,8 +73,43 @@ void apic_moved(struct vcpu *v)
 	vcpu_set_special(v, SPECIAL_ENTRY);
 }
 
+/* What is written to its TPR is CR8's, whatever else may be at the page. */
+static bool is_at(const struct vcpu *v, u64 page)
+{
+	volatile u32 *tpr = apic_register(v, page, APIC_TPR);
+	u64 cr8 = cpu_read_cr8(), other = cr8 ^ 0xf;
+	u32 was = *tpr;
+	bool is;
+
+	*tpr = (u32)other << 4;
+	is = cpu_read_cr8() == other;
+	*tpr = was;
+	return is;
+}
+
+/* On some machines the address can be written, and the APIC stays (QEMU's TCG). It would be out of sight there. */
+bool apic_write_base(struct vcpu *v, u64 value)
+{
+	u64 was = cpu_rdmsr(MSR_APIC_BASE), page = value & APIC_BASE_ADDRESS;
+
+	if (!cpu_wrmsr_safe(MSR_APIC_BASE, value))
+		return false;
+	if (page != v->apic.page && (value & APIC_BASE_ENABLED) && !(value & APIC_BASE_X2)) {
+		if (!is_at(v, page)) {
+			cpu_wrmsr(MSR_APIC_BASE, was);
+			log_guest("event=apic_base value=%lx note=\"the APIC has not moved\"",
+				  value);
+			return false;
+		}
+		v->apic.page = page;
+	}
+	apic_moved(v);
+	return true;
+}
+
 void apic_init(struct vcpu *v)
 {
+	v->apic.page = cpu_rdmsr(MSR_APIC_BASE) & APIC_BASE_ADDRESS;
 	v->apic.trapped = APIC_NO_PAGE;
 	v->apic.leaf = memory_own_entry(v->npt, APIC_DEFAULT_PAGE);
 	if (!v->smp)

@@ -41,7 +41,10 @@ void apic_send_to_self(struct vcpu *v, u64 base, u32 command);
 /* Once on each CPU, before its first VMRUN. */
 void apic_init(struct vcpu *v);
 
-/* After a WRMSR to MSR_APIC_BASE: where the page is now. */
+/* WRMSR to MSR_APIC_BASE. False: #GP, and nothing has changed. */
+bool apic_write_base(struct vcpu *v, u64 value);
+
+/* The APIC is somewhere else, or somebody else to the others. */
 void apic_moved(struct vcpu *v);
 
 /* What INIT does to it (APM2 §16.3.3). */

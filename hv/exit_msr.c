@@ -94,18 +94,8 @@ static u32 write_apic_base(struct vcpu *v, u64 value)
 			  value);
 		return INJECT_GP;
 	}
-	/* an emulated one says that it moves, and stays where it is: there L1 would have it without us */
-	if (v->smp && gpa != (cpu_rdmsr(MSR_APIC_BASE) & APIC_BASE_ADDRESS) &&
-	    (cpu_cpuid(CPUID_FEATURES, 0).ecx & CPUID_1_ECX_HYPERVISOR)) {
-		log_guest("event=apic_base value=%lx note=\"an emulated APIC does not move\"",
-			  value);
-		return INJECT_GP;
-	}
 	apic_timer_give_back(v);
-	if (!cpu_wrmsr_safe(MSR_APIC_BASE, value))
-		return INJECT_GP;
-	apic_moved(v);
-	return ADVANCE;
+	return apic_write_base(v, value) ? ADVANCE : INJECT_GP;
 }
 
 static u32 write_pat(struct vcpu *v, u64 value)

@@ -142,7 +142,8 @@ struct shadow_memory {
 /* The guest's APIC; with more than one CPU as others address it, and its page, which L1 can only read. */
 struct apic_trap {
 	struct apic_identity own;
-	u64 trapped; /* gpa, or APIC_NO_PAGE */
+	u64 page;    /* where it is, or was when it was last in xAPIC mode */
+	u64 trapped; /* the same, or APIC_NO_PAGE */
 	u64 *leaf;   /* L1's nested tables' entry of the page, or of the default one */
 	u32 stepped; /* the register that an instruction writes on the sink page, */
 	bool step;   /* if so */

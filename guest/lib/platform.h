@@ -124,6 +124,8 @@ void platform_probe(void);
 	  "the type of an exception")                                                              \
 	X(VIRQ_KEPT, TCG_BARE, "V_IRQ is still set when the delivery of its interrupt exits")      \
 	X(INIT_TAKEN, TCG_BARE, "INIT is neither intercepted nor held by GIF=0")                   \
+	X(APIC_STAYS, TCG_BOTH,                                                                    \
+	  "the APIC stays where it is when APIC_BASE is given another address")                    \
 	X(SIPI_REPLACED, TCG_BARE,                                                                 \
 	  "a second SIPI that comes at once, before the CPU has begun, replaces the first")        \
 	X(INIT_CR0, TCG_BARE, "INIT sets CR0.CD and NW, which it should leave as they were")       \
