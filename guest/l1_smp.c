@@ -357,7 +357,7 @@ static void check_init_l2(const void *arg)
 	}
 }
 
-static void after_init_held(u32 from)
+static void let_init_in(u32 from)
 {
 	u32 before;
 
@@ -369,7 +369,6 @@ static void after_init_held(u32 from)
 	before = stage[1];
 	smp_settle();
 	CHECK_EQ(stage[1], before);
-	restart(1);
 }
 
 /* The INIT stays pending behind #VMEXIT, until STGI. */
@@ -391,7 +390,8 @@ static void check_init_exit(const void *arg)
 	smp_send(1, INIT);
 	smp_reaches(&stage[1], 2, "#VMEXIT");
 	CHECK_EQ(seen, VMEXIT_INIT);
-	after_init_held(2);
+	let_init_in(2);
+	restart(1);
 }
 
 static void with_gif0(void *arg)
@@ -408,6 +408,8 @@ static void with_gif0(void *arg)
 
 static void check_init_gif(const void *arg)
 {
+	u32 starts;
+
 	(void)arg;
 	if (departs(DEPARTURE_INIT_TAKEN)) {
 		tap_skip("the CPU takes INIT in any case");
@@ -415,8 +417,13 @@ static void check_init_gif(const void *arg)
 	}
 	if (!call_until(1, with_gif0, NULL))
 		return;
+	starts = smp_at(1)->starts;
 	smp_send(1, INIT);
-	after_init_held(1);
+	smp_settle();
+	smp_send(1, smp_sipi()); /* it does not wait for that yet */
+	let_init_in(1);
+	CHECK_EQ(smp_at(1)->starts, starts);
+	restart(1);
 }
 
 /* ---- the state after INIT and SIPI (APM2 table 14-1, §16.3.2 and following) ---- */

@@ -227,6 +227,7 @@ static void deliver_init(struct vcpu *v)
 				vmcb_intercepts(&v->nested.ctl, INTERCEPT(INIT)),
 				v->vm_cr & VM_CR_R_INIT)) {
 	case EVENT_INIT_HELD:
+		v->init_held = true;
 		return;
 	case EVENT_INIT_EXIT:
 		nested_vmexit_made(v, VMEXIT_INIT, 0, 0);
@@ -239,6 +240,9 @@ static void deliver_init(struct vcpu *v)
 		return;
 	case EVENT_INIT_RESET:
 		vcpu_clr_special(v, SPECIAL_INIT);
+		if (v->init_held)
+			ipi_forget_sipi(v); /* it came to a CPU that did not wait for one */
+		v->init_held = false;
 		reset_l1(v);
 	}
 }

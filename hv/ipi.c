@@ -44,6 +44,11 @@ static u32 take_mail(struct vcpu *v, u32 requests)
 	return __atomic_fetch_and(&v->mail, ~requests, __ATOMIC_ACQ_REL) & requests;
 }
 
+void ipi_forget_sipi(struct vcpu *v)
+{
+	take_mail(v, (u32)IPI_SIPI);
+}
+
 NORETURN static void stop(void)
 {
 	for (;;)

@@ -12,6 +12,9 @@
 /* A write of L1's to ICR, as x2APIC has it: destination in 63:32. False: it is for the APIC itself. */
 bool ipi_command(struct vcpu *v, u64 icr);
 
+/* A SIPI that is in this CPU's mail is void. */
+void ipi_forget_sipi(struct vcpu *v);
+
 /* The NMI alone, for a CPU in nmi_wait(). */
 void ipi_wake(struct vcpu *v, const struct vcpu *to);
 

@@ -256,6 +256,7 @@ struct vcpu {
 	bool nmi_masked;     /* with smp: the guest is in its NMI handler, until IRET, */
 	bool nmi_unmask;     /* which is being stepped over */
 	bool waits_for_sipi; /* after INIT, before the next VMRUN */
+	bool init_held;	     /* SPECIAL_INIT waits for GIF=1 */
 	bool was_reset; /* by INIT: gpr[] is new, and the way back to vmrun_loop keeps RBP and R12-R15 */
 	struct apic_trap apic;
 
