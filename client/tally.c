@@ -128,8 +128,10 @@ static int command_status(const struct arguments *a)
 	out_text(&out, "backend", backend_name(s.backend));
 	out_text(&out, "lowest_backend", backend_name(TALLY_STATUS_LOWEST_BACKEND(own.ecx)));
 	out_bool(&out, "exact", s.exact);
-	if (s.exact && s.backend == TALLY_BACKEND_CLOCK)
+	if (s.exact && s.backend == TALLY_BACKEND_CLOCK) {
 		out_u64(&out, "ticks_per_instruction", 1ull << (own.edx & 63));
+		out_text(&out, "pmi", own.ecx & TALLY_STATUS_ECX_PMI_EXACT ? "exact" : "next-exit");
+	}
 	out_text(&out, "svme0", own.ecx & TALLY_STATUS_ECX_SVME0_COUNT ? "count" : "stop");
 	out_text(&out, "level", level_name(s.level));
 	out_u64(&out, "counters", s.counters);
