@@ -40,7 +40,7 @@ static void text_of(char *to, const u32 *regs, u32 count)
 
 		to[i] = (c >= ' ' && c <= '~') || !c ? c : '?';
 	}
-	to[4 * count] = '\0';
+	to[4ul * count] = '\0';
 }
 
 static u32 last_extended(const struct probe_machine *m)
@@ -486,7 +486,7 @@ static void sort(u64 *value, u32 count)
 
 static void probe_costs(struct probe *p, const struct probe_machine *m)
 {
-	u64 ticks[PROBE_COST_ROUNDS];
+	u64 ticks[PROBE_COST_ROUNDS] = {0};
 
 	for (u32 c = 0; c < PROBE_COST_KINDS; c++) {
 		const char *why = NULL;

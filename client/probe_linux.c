@@ -21,10 +21,9 @@
 #include "x86/msr.h"
 #include "x86/pmu.h"
 
-#define ROUNDS 1000u /* of each of these */
+#define ROUNDS 1000u /* of these; of IRET and VMRUN, one each */
 #define NOPS 1000u
 #define JUMPS 1000u
-#define VMRUNS 1000u
 #define COST_ROUNDS 9u
 #define CPUID_ENTRIES 256
 
@@ -254,7 +253,6 @@ static bool svme(void)
 static const char *in_guest(const struct probe_run *run)
 {
 	const u8 *label = run->code == PROBE_NOPS ? guest_nops : guest_cpuid;
-	const u32 rounds = run->code == PROBE_NOPS ? ROUNDS : VMRUNS;
 	const char *why = guest_open();
 
 	if (run->code != PROBE_NOPS && run->code != PROBE_VMRUNS)
@@ -262,7 +260,7 @@ static const char *in_guest(const struct probe_run *run)
 	if (!why)
 		why = guest_privilege(3);
 	if (!why)
-		why = guest_at(label, run->any ? rounds : 0);
+		why = guest_at(label, run->any ? ROUNDS : 0);
 	if (why)
 		return why;
 	linux_wrmsr(run->selector_msr, run->eventsel);
@@ -396,7 +394,7 @@ const struct probe_machine *os_probe_machine(unsigned int cpu)
 		.repeats = {[PROBE_NOPS] = (u64)ROUNDS * NOPS,
 			    [PROBE_JUMPS] = (u64)ROUNDS * JUMPS,
 			    [PROBE_IRETS] = ROUNDS,
-			    [PROBE_VMRUNS] = VMRUNS},
+			    [PROBE_VMRUNS] = ROUNDS},
 		.guest_adds = {[PROBE_INSTRUCTIONS] = 2, [PROBE_BRANCHES] = 1},
 		.exact = false,
 		.cost_rounds = COST_ROUNDS,
