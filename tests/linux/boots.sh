@@ -7,10 +7,11 @@
 #   $label      what is being tested, the second column of a result
 #   $dir        the folder of its logs
 #   $config     more lines for tallyvisor.cfg
+#   $image_options, $qemu_options  more of these, of tools/mkimage and of QEMU
 #   $remarks    the comments of a guest that are shown, a regex
 
 : "${root:?}" "${suite:?}"
-label='' dir='' remarks='^$' config=''
+label='' dir='' remarks='^$' config='' image_options=() qemu_options=()
 # shellcheck source=tests/qemu/verdict.sh
 . "$root/tests/qemu/verdict.sh"
 build=${O:-$root/build}
@@ -59,7 +60,7 @@ make_image() {
 		pairs=("EFI/BOOT/BOOTX64.EFI=$build/tallyvisor.efi" "EFI/BOOT/tallyvisor.cfg=$tmp/tallyvisor.cfg"
 			"EFI/grub/grubx64.efi=$images/grubx64.efi")
 	fi
-	"$root/tools/mkimage" "$file" "${pairs[@]}" boot/grub/grub.cfg="$tmp/grub.cfg" "$@"
+	"$root/tools/mkimage" "${image_options[@]}" "$file" "${pairs[@]}" boot/grub/grub.cfg="$tmp/grub.cfg" "$@"
 }
 
 # make_linux_image FILE bare|hv KERNEL INITRD WORD...: Linux, with WORDs on its command line.
@@ -71,20 +72,24 @@ make_linux_image() {
 }
 
 # boot NAME IMAGE LIMIT [run-qemu options]: leaves $dir/NAME.{serial,debugcon,qemu}, the status in
-# $status and the seconds from QEMU's start to user space and to its end in $to_user and $to_end.
+# $status and the microseconds from QEMU's start to user space and to its end in $to_user and $to_end;
+# in $cpu_user and $cpu_end what QEMU has had of the machine's CPUs until then.
 boot() {
 	local name=$1 image=$2 limit=$3 begin
 	shift 3
+	# shellcheck disable=SC2034  # for the caller
+	cpu_user=0 cpu_end=0
 	rm -f "$dir/$name".*
 	: >"$dir/$name.serial"
 	to_user=
 	begin=${EPOCHREALTIME/[.,]/}
 	"$root/tools/run-qemu" --mem "$MEMORY_MB" --snapshot --timeout "$limit" --serial "$dir/$name.serial" \
-		--debugcon "$dir/$name.debugcon" "$@" "$image" >"$dir/$name.qemu" 2>&1 </dev/null &
+		--debugcon "$dir/$name.debugcon" "$@" "$image" "${qemu_options[@]}" >"$dir/$name.qemu" 2>&1 </dev/null &
 	qemu=$!
 	while kill -0 "$qemu" 2>/dev/null; do
+		cpu_time
 		[[ -n $to_user ]] || ! grep -aq '^# user space' "$dir/$name.serial" ||
-			to_user=$((${EPOCHREALTIME/[.,]/} - begin))
+			note_user
 		sleep 0.05
 	done
 	status=0
@@ -100,31 +105,48 @@ boot() {
 		"$(seconds "$to_user")" "$(seconds "$to_end")" "${outcome%%,*}"
 }
 
+CLOCK_TICK=$((1000000 / $(getconf CLK_TCK)))
+
+# cpu_time: of QEMU, a child of run-qemu's timeout, up to now, into $cpu_end; as it is, when there is none any more.
+cpu_time() {
+	local children child stat
+	read -r -a children 2>/dev/null <"/proc/$qemu/task/$qemu/children" || return 0
+	for child in "${children[@]}"; do
+		read -r -a stat 2>/dev/null <"/proc/$child/stat" || continue
+		[[ ${stat[1]} != "(qemu"* ]] || cpu_end=$(((stat[13] + stat[14]) * CLOCK_TICK))
+	done
+}
+
+# shellcheck disable=SC2034  # cpu_user is for who calls boot()
+note_user() { to_user=$((${EPOCHREALTIME/[.,]/} - begin)) cpu_user=$cpu_end; }
+
 # seconds MICROSECONDS: as text with two places, or - if there is none.
 seconds() {
 	[[ -n $1 ]] || { echo -; return; }
 	awk -v us="$1" 'BEGIN { printf "%.2f", us / 1e6 }'
 }
 
-# compare_boots: a result, from $pairs, lines of "microseconds on Tallyvisor, microseconds bare" of
+# compare_pairs TEXT MOST: a result, from $pairs, lines of "microseconds on Tallyvisor, microseconds bare" of
 # boots next to each other. Those share what else the machine is doing, so they are compared in pairs;
 # the median drops a pair during which that changed.
-compare_boots() {
+compare_pairs() {
 	local text
 	if ((${#pairs[@]} < BOOTS)); then
-		result "not ok" "$label" "boot to user space: only ${#pairs[@]} of $BOOTS pairs of boots got there"
+		result "not ok" "$label" "$1: only ${#pairs[@]} of $BOOTS pairs of boots got there"
 		return
 	fi
 	text=$(printf '%s\n' "${pairs[@]}" | awk '{ printf "%.3f %.2f %.2f\n", $1 / $2, $1 / 1e6, $2 / 1e6 }' |
-		sort -n | awk -v most="$SLOWER_AT_MOST" '
+		sort -n | awk -v what="$1" -v most="$2" '
 			{ ratio[NR] = $1; hv[NR] = $2; bare[NR] = $3; all = all " " sprintf("%.2f", $1) }
 			END {
 				m = int((NR + 1) / 2)
-				printf "%s boot to user space %.2f s, bare %.2f s: %.2fx (median of%s), at most %sx\n",
-					ratio[m] <= most ? "ok" : "not_ok", hv[m], bare[m], ratio[m], all, most
+				printf "%s %s %.2f s, bare %.2f s: %.2fx (median of%s), at most %sx\n",
+					ratio[m] <= most ? "ok" : "not_ok", what, hv[m], bare[m], ratio[m], all, most
 			}')
 	result "$(tr _ ' ' <<<"${text%% *}")" "$label" "${text#* }"
 }
+
+compare_boots() { compare_pairs 'boot to user space' "$SLOWER_AT_MOST"; }
 
 # show_tap FILE: each test that a guest reported there is a result; its comments that match the regex
 # $remarks are shown.
