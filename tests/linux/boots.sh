@@ -110,7 +110,8 @@ CLOCK_TICK=$((1000000 / $(getconf CLK_TCK)))
 # cpu_time: of QEMU, a child of run-qemu's timeout, up to now, into $cpu_end; as it is, when there is none any more.
 cpu_time() {
 	local children child stat
-	read -r -a children 2>/dev/null <"/proc/$qemu/task/$qemu/children" || return 0
+	# the line has no end, which read takes for a failure
+	read -r -a children 2>/dev/null <"/proc/$qemu/task/$qemu/children" || true
 	for child in "${children[@]}"; do
 		read -r -a stat 2>/dev/null <"/proc/$child/stat" || continue
 		[[ ${stat[1]} != "(qemu"* ]] || cpu_end=$(((stat[13] + stat[14]) * CLOCK_TICK))
