@@ -5,7 +5,7 @@
 
 #include "guest/lib/mp.h"
 
-void mp_find(EFI_SYSTEM_TABLE *table);
+void mp_find(EFI_SYSTEM_TABLE *table, bool wanted);
 
 #define LOW_END 0x9ffffull
 
@@ -47,13 +47,16 @@ static void find_cpus(struct mp_services *mp)
 	}
 }
 
-void mp_find(EFI_SYSTEM_TABLE *table)
+void mp_find(EFI_SYSTEM_TABLE *table, bool wanted)
 {
 	EFI_GUID guid = {
 		0x3fdda605, 0xa76e, 0x4f46, {0xad, 0x29, 0x12, 0xf4, 0x53, 0x1b, 0x3d, 0x08}};
 	EFI_PHYSICAL_ADDRESS low = LOW_END;
 	struct mp_services *mp;
 
+	/* not asked in start.c, whose own `false` a compiler may believe though it is weak */
+	if (!wanted && !guest_wants_cpus)
+		return;
 	if (!EFI_ERROR(table->BootServices->LocateProtocol(&guid, NULL, (void **)&mp)))
 		find_cpus(mp);
 	if (!EFI_ERROR(table->BootServices->AllocatePages(AllocateMaxAddress, EfiLoaderData,

@@ -25,7 +25,7 @@
 #define PIC_SLAVE_MASK 0xa1
 
 EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *table);
-void mp_find(EFI_SYSTEM_TABLE *table);			    /* mp.c */
+void mp_find(EFI_SYSTEM_TABLE *table, bool wanted);	    /* mp.c */
 void acpi_find_root(EFI_SYSTEM_TABLE *table);		    /* acpi.c */
 bool every_copy(EFI_HANDLE image, EFI_SYSTEM_TABLE *table); /* every.c */
 
@@ -209,8 +209,7 @@ EFI_STATUS efi_main(EFI_HANDLE image, EFI_SYSTEM_TABLE *table)
 	platform_probe();
 	fixed_memory_take();
 	acpi_find_root(table);
-	if (every || guest_wants_cpus)
-		mp_find(table);
+	mp_find(table, every);
 	if (every && !every_copy(image, table))
 		return EFI_OUT_OF_RESOURCES;
 	firmware_leave();
