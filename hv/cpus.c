@@ -48,19 +48,24 @@ struct cpu *cpus_take(void)
 	return taken < count ? &cpus[++taken % count] : NULL;
 }
 
-static bool gone;
-
-void cpus_wait(void)
+/* Each has an NMI sent to it, and none goes on before it has come: later it would look like L1's. */
+void cpus_wait(struct vcpu *v)
 {
-	while (!__atomic_load_n(&gone, __ATOMIC_ACQUIRE)) {
+	do {
 		nmi_wait();
 		nmi_unblock();
-	}
+	} while (!ipi_receive(v));
+}
+
+void cpus_gather(const struct vcpu *v)
+{
+	for (u32 i = 0; i < count; i++)
+		while (&cpus[i].vcpu != v && !ipi_is_reachable(&cpus[i].vcpu))
+			cpu_pause();
 }
 
 void cpus_go(struct vcpu *v)
 {
-	__atomic_store_n(&gone, true, __ATOMIC_RELEASE);
 	for (u32 i = 0; i < count; i++)
 		if (&cpus[i].vcpu != v)
 			ipi_wake(v, &cpus[i].vcpu);

@@ -41,8 +41,10 @@ u32 cpus_this_index(void);
  * number 0. */
 struct cpu *cpus_take(void);
 
-/* Sleeps, before the first VMRUN, until another CPU lets all go. */
-void cpus_wait(void);
+/* Sleeps, before the first VMRUN, until another CPU lets all go: one that has waited for all to come so far, so that it
+ * knows their APICs. */
+void cpus_wait(struct vcpu *v);
+void cpus_gather(const struct vcpu *v);
 void cpus_go(struct vcpu *v);
 
 #endif

@@ -7,21 +7,16 @@
 #include "hv/log.h"
 #include "x86/msr.h"
 
-void ipi_wake(struct vcpu *v, const struct vcpu *to)
-{
-	apic_send(v, cpu_rdmsr(MSR_APIC_BASE), to->apic.own.id, APIC_DELIVERY_NMI);
-}
-
-static bool is_reachable(const struct vcpu *to)
+bool ipi_is_reachable(const struct vcpu *to)
 {
 	return __atomic_load_n(&to->apic.own.enabled, __ATOMIC_ACQUIRE);
 }
 
 /* One NMI at a time: the CPU would make one of two, and the second of ours would look like L1's. */
-static void kick(struct vcpu *v, struct vcpu *to)
+void ipi_wake(struct vcpu *v, struct vcpu *to)
 {
-	if (is_reachable(to) && !__atomic_exchange_n(&to->kicked, true, __ATOMIC_ACQ_REL))
-		ipi_wake(v, to);
+	if (ipi_is_reachable(to) && !__atomic_exchange_n(&to->kicked, true, __ATOMIC_ACQ_REL))
+		apic_send(v, cpu_rdmsr(MSR_APIC_BASE), to->apic.own.id, APIC_DELIVERY_NMI);
 }
 
 /* INIT makes a SIPI that came before it void; a second SIPI does not replace the first (APM2 §16.5). */
@@ -73,7 +68,7 @@ void ipi_serve(struct vcpu *v)
 static void ask(struct vcpu *v, struct vcpu *to, u32 request)
 {
 	post(to, request);
-	kick(v, to); /* oneself, too: the exit that asks may not be one that delivers */
+	ipi_wake(v, to); /* oneself, too: the exit that asks may not be one that delivers */
 }
 
 void ipi_nmi_to_self(struct vcpu *v)
@@ -130,7 +125,7 @@ void ipi_ask_all(struct vcpu *v, u32 request)
 	for (u32 i = 0; i < cpus_count(); i++) {
 		const struct vcpu *to = &cpus_at(i)->vcpu;
 
-		while (to != v && is_reachable(to) &&
+		while (to != v && ipi_is_reachable(to) &&
 		       (__atomic_load_n(&to->mail, __ATOMIC_ACQUIRE) & request)) {
 			ipi_serve(v);
 			cpu_pause();
@@ -168,9 +163,10 @@ void ipi_reachable(struct vcpu *v, bool reachable)
 {
 	if (v->apic.own.enabled == reachable)
 		return;
-	__atomic_store_n(&v->apic.own.enabled, reachable, __ATOMIC_RELEASE);
-	if (reachable) {
+	if (reachable)
 		__atomic_store_n(&v->kicked, false, __ATOMIC_RELEASE); /* that NMI is lost */
+	/* from here on others send NMIs */
+	__atomic_store_n(&v->apic.own.enabled, reachable, __ATOMIC_RELEASE);
+	if (reachable)
 		ipi_serve(v);
-	}
 }

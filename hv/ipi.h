@@ -15,8 +15,9 @@ bool ipi_command(struct vcpu *v, u64 icr);
 /* A SIPI that is in this CPU's mail is void. */
 void ipi_forget_sipi(struct vcpu *v);
 
-/* The NMI alone, for a CPU in nmi_wait(). */
-void ipi_wake(struct vcpu *v, const struct vcpu *to);
+/* The NMI alone, for a CPU in nmi_wait(); not while one is under way, and not if the CPU cannot be reached. */
+void ipi_wake(struct vcpu *v, struct vcpu *to);
+bool ipi_is_reachable(const struct vcpu *to);
 
 /* An NMI for L1 on this CPU, at the next VMRUN. */
 void ipi_nmi_to_self(struct vcpu *v);

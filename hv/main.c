@@ -303,10 +303,11 @@ void core_run(struct vcpu *v)
 	apic_init(v);
 	if (last) {
 		iommu_start();
+		cpus_gather(v);
 		backend_init(v, &handoff.config);
 		cpus_go(v);
 	} else {
-		cpus_wait();
+		cpus_wait(v);
 		backend_join(v, &handoff.config);
 	}
 	if (v->depth == 1)
