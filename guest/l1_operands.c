@@ -126,6 +126,10 @@ static void check_16_bit(const void *arg)
 	struct vmcb *low = (struct vmcb *)(u64)LOW_PAGE;
 
 	(void)arg;
+	if (tap_instances() > 1) {
+		tap_skip("one page below 64 KByte, and others write to it");
+		return;
+	}
 	if (departs(DEPARTURE_ADDRESS_16)) {
 		tap_skip("QEMU TCG departs");
 		return;
