@@ -244,6 +244,7 @@ clean: ## remove everything that was built
 help: ## this
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 	@echo '  variables: O=build  V=1 (show commands)  DEBUG=1  CC=clang  ACCEL=kvm  QEMU=program  OVMF=file'
+	@echo '             SMP=N (CPUs in make test, for each case that does not fix them)'
 	@echo '             FUZZ_RUNS=N or FUZZ_SECONDS=N (for each target)'
 
 # What is missing on this machine is installed, or the one command for it is printed.
@@ -254,5 +255,5 @@ deps-%:
 
 .PHONY: all guests tally run test test-outside test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun test-qemu test-trace test-linux test-l1 bench bench-kvm hostile soak check format image debug clean help deps
 .SECONDARY:
-export ACCEL QEMU OVMF SB_KEY SB_CERT FUZZ_RUNS FUZZ_SECONDS
+export ACCEL QEMU OVMF SMP SB_KEY SB_CERT FUZZ_RUNS FUZZ_SECONDS
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
