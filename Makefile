@@ -174,7 +174,7 @@ $(FUZZERS:%=$(O)/fuzz/fuzz_%): $(O)/fuzz/fuzz_%: tests/fuzz/fuzz_%.c $(O)/fuzz/t
 run: all | deps-qemu ## boot the demo in QEMU: hypervisor, L1, L2 and four counters
 	$(Q)tools/demo $(O)
 
-test: test-host test-qemu test-outside test-trace test-fuzz-vmrun ## prove everything but the Linux boots
+test: test-host test-qemu test-outside test-trace test-fuzz-vmrun test-fuzz-config ## prove everything but the Linux boots
 
 test-host: $(O)/host-tests $(FUZZERS:%=$(O)/fuzz/fuzz_%) ## pure code under ASan and UBSan, on this machine
 	$(Q)$(O)/host-tests
@@ -183,7 +183,7 @@ test-host: $(O)/host-tests $(FUZZERS:%=$(O)/fuzz/fuzz_%) ## pure code under ASan
 	$(Q)tests/qemu/verdict-test
 	$(Q)O=$(O) tests/fuzz/run --quick $(FUZZERS)
 
-fuzz: fuzz-host fuzz-vmrun ## all fuzzers, longer than in make test
+fuzz: fuzz-host fuzz-vmrun fuzz-config ## all fuzzers, longer than in make test
 
 fuzz-host: $(FUZZERS:%=$(O)/fuzz/fuzz_%) ## the pure parts by libFuzzer, each against a second implementation
 	$(Q)O=$(O) tests/fuzz/run $(FUZZERS)
@@ -193,6 +193,12 @@ fuzz-vmrun: all | deps-qemu ## 100,000 random VMRUNs (COUNT=, SEED=), bare and u
 
 test-fuzz-vmrun: all | deps-qemu
 	$(Q)O=$(O) tests/fuzz/vmrun -n 2500
+
+fuzz-config: all | deps-qemu deps-image deps-outside ## the image with 24 random tallyvisor.cfg (COUNT=, SEED=)
+	$(Q)O=$(O) tests/qemu/fuzz-config -n $(or $(COUNT),24) -s $(or $(SEED),100)
+
+test-fuzz-config: all | deps-qemu deps-image deps-outside
+	$(Q)O=$(O) tests/qemu/fuzz-config -n 3 -s 5
 
 test-qemu: all | deps-qemu deps-image deps-sign ## every guest in QEMU, bare and under Tallyvisor
 	$(Q)tests/qemu/sections $(O)/tallyvisor.efi $(O)/tally.efi $(O)/guest/demo.efi
