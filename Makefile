@@ -259,7 +259,7 @@ deps:
 deps-%:
 	@tools/setup $*
 
-.PHONY: all guests tally run test test-outside test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun test-qemu test-trace test-linux test-l1 bench bench-kvm hostile soak check format image debug clean help deps
+.PHONY: all guests tally run test test-outside test-host fuzz fuzz-host fuzz-vmrun test-fuzz-vmrun fuzz-config test-fuzz-config test-qemu test-trace test-linux test-l1 bench bench-kvm hostile soak check format image debug clean help deps
 .SECONDARY:
 export ACCEL QEMU OVMF SMP SB_KEY SB_CERT FUZZ_RUNS FUZZ_SECONDS
 -include $(shell find $(O) -name '*.d' 2>/dev/null)
