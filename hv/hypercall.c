@@ -169,8 +169,8 @@ static bool buffer_ok(struct vcpu *v, const struct call *call, u64 gpa, u64 byte
 {
 	return bytes && bytes >= call->least_bytes && bytes <= PAGE_SIZE &&
 	       !vcpu_no_memory(v, gpa) && gpa % PAGE_SIZE + bytes <= PAGE_SIZE &&
-	       (call->unaligned || !(gpa % 8)) &&
-	       !apic_traps(v, gpa) && !vcpu_names_hole(v, gpa, bytes, "hypercall-buffer");
+	       (call->unaligned || !(gpa % 8)) && !apic_traps(v, gpa) &&
+	       !vcpu_names_hole(v, gpa, bytes, "hypercall-buffer");
 }
 
 u32 exit_vmmcall(struct vcpu *v)
