@@ -713,20 +713,26 @@ static void set_halt_intercepts(struct vcpu *v, bool on)
 	}
 }
 
+/* The same where the machine's counters are used. */
+static NOINLINE void machine_selector_written(struct vcpu *v)
+{
+	v->settles = v->pmu.enabled || v->irperf.on;
+	if (v->backend == TALLY_BACKEND_GUEST_ONLY)
+		pmu_guest_only_prepare(&v->guest_only, &v->pmu);
+	else if (v->backend == TALLY_BACKEND_SWITCHED)
+		interrupts_choose(v, v->pmu.enabled & v->switched.interrupting);
+}
+
 void backend_selector_written(struct vcpu *v)
 {
 	u64 unsupported;
 
 	pmu_commit(&v->pmu);
-	if (v->backend == TALLY_BACKEND_GUEST_ONLY)
-		pmu_guest_only_prepare(&v->guest_only, &v->pmu);
-	if (v->backend != TALLY_BACKEND_CLOCK) {
-		v->settles = v->pmu.enabled || v->irperf.on;
-		if (v->backend == TALLY_BACKEND_SWITCHED)
-			interrupts_choose(v, v->pmu.enabled & v->switched.interrupting);
+	if (unlikely(v->backend != TALLY_BACKEND_CLOCK)) {
+		machine_selector_written(v);
 		return;
 	}
-	if (v->halt_intercepted != (v->pmu.enabled || v->irperf.on))
+	if (v->halt_intercepted != ((v->pmu.enabled | v->irperf.on) != 0))
 		set_halt_intercepts(v, !v->halt_intercepted);
 	if (unlikely(v->clock.interrupting | v->interrupts_taken |
 		     v->pmu.reprogram_pmc_on_cpl_change)) {

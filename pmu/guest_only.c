@@ -154,7 +154,7 @@ void pmu_guest_only_prepare(struct pmu_guest_only *backend, const struct pmu *pm
 		backend->detour |= PMU_GUEST_ONLY_NOTHING;
 }
 
-void pmu_guest_only_detour(struct pmu_guest_only *backend, struct pmu *pmu)
+void pmu_guest_only_detour(struct pmu *pmu, const struct pmu_guest_only *backend)
 {
 	if (backend->detour != PMU_GUEST_ONLY_NOTHING)
 		pmu_commit_counters(pmu, pmu->reprogram_pmc_on_nested_transition);

@@ -114,7 +114,7 @@ void pmu_guest_only_prepare(struct pmu_guest_only *backend, const struct pmu *pm
 void pmu_guest_only_settle(struct pmu_guest_only *backend);
 
 /* Of pmu_guest_only_transition(): where there is no list of writes, or another backend. */
-void pmu_guest_only_detour(struct pmu_guest_only *backend, struct pmu *pmu);
+void pmu_guest_only_detour(struct pmu *pmu, const struct pmu_guest_only *backend);
 
 /*
  * All of an L1<->L2 switch, with SVME=1 and nothing pending: what pmu_nested_transition() and pmu_commit() would do. Also
@@ -130,7 +130,7 @@ static ALWAYS_INLINE void pmu_guest_only_transition(
 	if (likely(!pmu_nested_mode(pmu, in_l2)))
 		return;
 	if (unlikely(backend->detour)) {
-		pmu_guest_only_detour(backend, pmu);
+		pmu_guest_only_detour(pmu, backend);
 		return;
 	}
 	pmu->enabled_hw = backend->enabled = into->run;
