@@ -1,28 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* dma=protect: finds the IOMMUs, by the ACPI table that describes them, and hides that table from what comes later. */
+#include "boot/acpi.h"
 #include "boot/boot.h"
 #include "boot/ivrs.h"
-#include "x86/cr.h"
 #include "x86/iommu.h"
 
 #define NOT_PROTECTED L"dma=protect: our memory is not protected from devices: "
-
-struct rsdp {
-	u8 signature[8];
-	u8 checksum;
-	u8 oem[6];
-	u8 revision;
-	u32 rsdt;
-	u32 length;
-	u64 xsdt;
-} PACKED;
-
-struct acpi_header {
-	u8 signature[4];
-	u32 length;
-	u8 rest[28];
-} PACKED;
-static_assert(sizeof(struct acpi_header) == 36, "ACPI specification 6.5, table 5.4");
 
 #define CONFIG_ADDRESS 0xcf8
 #define CONFIG_DATA 0xcfc
@@ -52,40 +35,15 @@ static void config_write(u32 device, u32 offset, u32 value)
 	outl(CONFIG_DATA, value);
 }
 
-static struct acpi_header *at(u64 address)
+static struct acpi_table *find_ivrs(void)
 {
-	return (struct acpi_header *)(uintptr_t)address;
-}
+	struct acpi_table *table;
+	u32 n = 0;
 
-/* Among the tables that an RSDT or XSDT lists, in entries of so many bytes. */
-static struct acpi_header *find_in(const struct acpi_header *list, u32 entry_bytes)
-{
-	const u8 *entry = (const u8 *)(list + 1);
-
-	for (u32 used = sizeof(*list);
-	     list->length <= IVRS_MAX_BYTES && used + entry_bytes <= list->length;
-	     used += entry_bytes, entry += entry_bytes) {
-		u64 address = 0;
-
-		BS->CopyMem(&address, (void *)(uintptr_t)entry, entry_bytes);
-		if (address && !CompareMem(at(address)->signature, "IVRS", 4))
-			return at(address);
-	}
-	return NULL;
-}
-
-static struct acpi_header *find_ivrs(void)
-{
-	EFI_GUID guid = {
-		0x8868e871, 0xe4f1, 0x11d3, {0xbc, 0x22, 0x00, 0x80, 0xc7, 0x3c, 0x88, 0x81}};
-	struct rsdp *rsdp;
-
-	if (EFI_ERROR(LibGetSystemConfigurationTable(&guid, (void **)&rsdp)) ||
-	    CompareMem(rsdp->signature, "RSD PTR ", 8) != 0)
-		return NULL;
-	if (rsdp->revision >= 2 && rsdp->xsdt)
-		return find_in(at(rsdp->xsdt), 8);
-	return rsdp->rsdt ? find_in(at(rsdp->rsdt), 4) : NULL;
+	do
+		table = acpi_next(&n);
+	while (table && table->signature != ACPI_SIGNATURE('I', 'V', 'R', 'S'));
+	return table;
 }
 
 /*
@@ -119,7 +77,7 @@ static const char *look_at(const struct iommu_unit *unit)
 	return NULL;
 }
 
-static struct acpi_header *ivrs;
+static struct acpi_table *ivrs;
 
 u32 dma_find(u8 phys_bits, struct iommu_unit *units)
 {
@@ -144,13 +102,12 @@ u32 dma_find(u8 phys_bits, struct iommu_unit *units)
 	return problem ? 0 : count;
 }
 
+static void hide(void)
+{
+	ivrs_hide(ivrs);
+}
+
 void dma_hide(void)
 {
-	u64 cr0;
-
-	/* firmware may have made its tables read-only */
-	asm volatile("cli; mov %%cr0, %0" : "=r"(cr0) : : "memory");
-	asm volatile("mov %0, %%cr0" : : "r"(cr0 & ~CR0_WP) : "memory");
-	ivrs_hide(ivrs);
-	asm volatile("mov %0, %%cr0; sti" : : "r"(cr0) : "memory");
+	acpi_edit(hide);
 }
