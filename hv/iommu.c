@@ -39,7 +39,7 @@ int iommu_init(const struct handoff *handoff)
 {
 	struct iommu_device_entry *devices;
 	unsigned int bits =
-		handoff->phys_bits < CORE_MAX_PHYS_BITS ? handoff->phys_bits : CORE_MAX_PHYS_BITS;
+		handoff->phys_bits < L1_MAX_PHYS_BITS ? handoff->phys_bits : L1_MAX_PHYS_BITS;
 	u64 *root;
 
 	if (!handoff->iommus)

@@ -112,7 +112,10 @@ struct sleep_control {
 /* Of the core's memory, for dma=protect: the device table of 2 MByte; page tables; the command buffer of each
  * IOMMU; and what it takes to keep each one's registers from L1 and from the core's own low half. */
 #define CORE_DMA_BYTES(phys_bits, cpus, iommus)                                                    \
-	(PAGE_2M + ((16 + ((phys_bits) > 39 ? 1ull << ((phys_bits)-39) : 1) +                      \
+	(PAGE_2M + ((16 +                                                                          \
+		     ((phys_bits) >= L1_MAX_PHYS_BITS ? 512                                        \
+		      : (phys_bits) > 39	      ? 1ull << ((phys_bits)-39)                   \
+						      : 1) +                                                    \
 		     (7 + 3ull * (cpus)) * (iommus))                                               \
 		    << PAGE_SHIFT))
 
