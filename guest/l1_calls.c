@@ -92,7 +92,8 @@ static u64 random_number(struct caller *c)
 	case 2:
 		return (TALLY_CALL_BASE + below(c, TALLY_CALLS)) | next_random(c) << 32;
 	default:
-		return TALLY_CALL_BASE + (below(c, 4) ? 1 + below(c, 7) : below(c, TALLY_CALLS + 2));
+		return TALLY_CALL_BASE +
+		       (below(c, 4) ? 1 + below(c, 7) : below(c, TALLY_CALLS + 2));
 	}
 }
 

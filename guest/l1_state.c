@@ -335,7 +335,6 @@ static void check_step_in_l2(const void *arg)
 L2_CODE(l2_load_microcode,
 	"mov $0xc0010020, %ecx\n\tmov $0x12345678, %eax\n\txor %edx, %edx\n\twrmsr");
 
-
 static void load_microcode(const void *arg)
 {
 	wrmsr(MSR_PATCH_LOADER, (u64)arg);
