@@ -41,7 +41,7 @@ struct acpi_table *acpi_next(u32 *n)
 	const struct acpi_table *root = find_root(&entry_bytes);
 
 	while (root && root->length <= ROOT_MAX_BYTES &&
-	       sizeof(*root) + (*n + 1) * entry_bytes <= root->length) {
+	       sizeof(*root) + (*n + 1ull) * entry_bytes <= root->length) {
 		u64 address =
 			acpi_read(root, (u32)sizeof(*root) + (*n)++ * entry_bytes, entry_bytes);
 

@@ -192,7 +192,7 @@ static void write_everywhere(void)
 {
 	fill(pattern, 0xff);
 	dma_read((u64)pattern, CHUNK);
-	for (u64 at = 0; at < status.region_bytes; at += at < 256 * 1024 ? PAGE_SIZE : 64 * 1024) {
+	for (u64 at = 0; at < status.region_bytes; at += at < 0x40000 ? PAGE_SIZE : 0x10000) {
 		dma_write(status.region_gpa + at, CHUNK);
 		dma_write(status.region_gpa + at + CHUNK, CHUNK);
 	}

@@ -428,7 +428,7 @@ static void check_maps(const void *arg)
 
 		for (u32 m = 0; m < 2; m++) {
 			ADD(v, &v->msrpm[m][0x174 / 4], 0, 1, 3, 0xff);
-			ADD(v, (u64 *)(u64)&v->msrpm[m][0x174 / 4 / 8 * 8], 0, ~0ull);
+			ADD(v, (u64 *)(u64)&v->msrpm[m][ALIGN_DOWN(0x174 / 4, 8)], 0, ~0ull);
 			ADD(v, &v->msrpm[m][0x800 + 0x82 / 4], 3 << 0x82 % 4 * 2, 0xff);
 			ADD(v, &v->iopm[m][PORT / 8], 0, 1, 0xff);
 		}

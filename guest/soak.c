@@ -67,7 +67,7 @@ static void check_work(const void *arg)
 	smp_l2_prepare();
 	smp_run_all(work, NULL);
 	for (u32 i = 0; i < smp_cpus(); i++)
-		CHECK_EQ(right[i], 2 * ROUNDS);
+		CHECK_EQ(right[i], 2ull * ROUNDS);
 }
 
 /* Each interrupts the next one, which waits for it. */

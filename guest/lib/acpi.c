@@ -9,7 +9,17 @@ void acpi_find_root(EFI_SYSTEM_TABLE *table);
 
 #define RSDP_XSDT 24 /* offset */
 
+#define ADDRESS_BYTES 8ull
+
 static const struct acpi_table *xsdt;
+
+static const struct acpi_table *read_address(const u8 *at)
+{
+	u64 address;
+
+	__builtin_memcpy(&address, at, ADDRESS_BYTES);
+	return (const struct acpi_table *)address;
+}
 
 void acpi_find_root(EFI_SYSTEM_TABLE *table)
 {
@@ -22,17 +32,13 @@ void acpi_find_root(EFI_SYSTEM_TABLE *table)
 
 		__builtin_memcpy(guid, &t->VendorGuid, sizeof(guid));
 		if (guid[0] == acpi_20[0] && guid[1] == acpi_20[1])
-			__builtin_memcpy(&xsdt, (const u8 *)t->VendorTable + RSDP_XSDT,
-					 sizeof(xsdt));
+			xsdt = read_address((const u8 *)t->VendorTable + RSDP_XSDT);
 	}
 }
 
 const struct acpi_table *acpi_table(u32 i)
 {
-	const struct acpi_table *found;
-
-	if (!xsdt || sizeof(*xsdt) + (i + 1) * sizeof(found) > xsdt->length)
+	if (!xsdt || sizeof(*xsdt) + (i + 1) * ADDRESS_BYTES > xsdt->length)
 		return NULL;
-	__builtin_memcpy(&found, (const u8 *)(xsdt + 1) + i * sizeof(found), sizeof(found));
-	return found;
+	return read_address((const u8 *)(xsdt + 1) + i * ADDRESS_BYTES);
 }
