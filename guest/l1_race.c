@@ -89,6 +89,11 @@ static void add(struct victim *v, void *at, u32 bytes, u32 values, const u64 *va
 #define ADD(v, at, ...)                                                                            \
 	add(v, at, sizeof(*(at)), sizeof((u64[]){__VA_ARGS__}) / 8, (u64[]){__VA_ARGS__})
 
+/* Of a VMCB, which is packed. */
+#define ADD_FIELD(v, area, field, ...)                                                             \
+	add(v, (u8 *)(area) + offsetof(__typeof__(*(area)), field), sizeof((area)->field),         \
+	    sizeof((u64[]){__VA_ARGS__}) / 8, (u64[]){__VA_ARGS__})
+
 static void store(const struct target *t, u64 value)
 {
 	switch (t->bytes) {
@@ -353,36 +358,37 @@ static void check_vmcb(const void *arg)
 		const struct vmcb_save *g = &v->good.save;
 		const u32 word = INTERCEPT(VMRUN) / 32;
 
-		ADD(v, &c->nested_cr3, v->good.control.nested_cr3, paging_root(&v->others), region,
-		    beyond, ~0ull);
-		ADD(v, &c->asid, 1, 0, 2, ~0u);
-		ADD(v, &c->np_ctl, NP_ENABLE, 0);
-		ADD(v, &c->tlb_control, TLB_CONTROL_FLUSH_ALL, 0, TLB_CONTROL_FLUSH_ASID, 7, 0xff);
-		ADD(v, &c->iopm_base_pa, (u64)v->iopm[0], (u64)v->iopm[1], region, beyond, ~0ull,
-		    beyond - PAGE_SIZE);
-		ADD(v, &c->msrpm_base_pa, (u64)v->msrpm[0], (u64)v->msrpm[1], region, beyond, ~0ull,
-		    beyond - PAGE_SIZE);
-		ADD(v, &c->intercepts[word], v->good.control.intercepts[word],
-		    v->good.control.intercepts[word] & ~(1u << INTERCEPT(VMRUN) % 32));
-		ADD(v, &c->event_inj, 0, bad_event, no_vector);
-		ADD(v, &c->int_ctl, 0, V_INTR_MASKING, V_IRQ, V_GIF_ENABLE, V_GIF_ENABLE | V_IRQ,
-		    0xf);
-		ADD(v, &c->virt_ext, 0, 1, 2, 3, ~0u);
-		ADD(v, &c->clean, 0, ~0u);
-		ADD(v, &s->efer, g->efer, g->efer & ~EFER_SVME, g->efer | BIT(40),
-		    g->efer & ~EFER_LMA);
-		ADD(v, &s->cr0, g->cr0, g->cr0 | BIT(40), (g->cr0 & ~CR0_CD) | CR0_NW);
-		ADD(v, &s->cr4, g->cr4, g->cr4 | BIT(40), g->cr4 & ~CR4_PAE);
-		ADD(v, &s->cr3, g->cr3, beyond, ~0ull);
-		ADD(v, &s->dr6, g->dr6, BIT(40));
-		ADD(v, &s->dr7, g->dr7, BIT(40));
-		ADD(v, &s->g_pat, g->g_pat, ~0ull);
-		ADD(v, &s->cs.attrib, g->cs.attrib, g->cs.attrib | SEG_ATTR_DB);
-		ADD(v, &s->rip, (u64)l2_window, 1ull << 50, region, ~0ull);
-		ADD(v, &s->rsp, g->rsp, region, 0);
-		ADD(v, &s->idtr.base, g->idtr.base, region);
-		ADD(v, &c->exit_code, 0, ~0ull);
-		ADD(v, &c->exit_int_info, 0, ~0ull);
+		ADD_FIELD(v, c, nested_cr3, v->good.control.nested_cr3, paging_root(&v->others),
+			  region, beyond, ~0ull);
+		ADD_FIELD(v, c, asid, 1, 0, 2, ~0u);
+		ADD_FIELD(v, c, np_ctl, NP_ENABLE, 0);
+		ADD_FIELD(v, c, tlb_control, TLB_CONTROL_FLUSH_ALL, 0, TLB_CONTROL_FLUSH_ASID, 7,
+			  0xff);
+		ADD_FIELD(v, c, iopm_base_pa, (u64)v->iopm[0], (u64)v->iopm[1], region, beyond,
+			  ~0ull, beyond - PAGE_SIZE);
+		ADD_FIELD(v, c, msrpm_base_pa, (u64)v->msrpm[0], (u64)v->msrpm[1], region, beyond,
+			  ~0ull, beyond - PAGE_SIZE);
+		ADD_FIELD(v, c, intercepts[word], v->good.control.intercepts[word],
+			  v->good.control.intercepts[word] & ~(1u << INTERCEPT(VMRUN) % 32));
+		ADD_FIELD(v, c, event_inj, 0, bad_event, no_vector);
+		ADD_FIELD(v, c, int_ctl, 0, V_INTR_MASKING, V_IRQ, V_GIF_ENABLE,
+			  V_GIF_ENABLE | V_IRQ, 0xf);
+		ADD_FIELD(v, c, virt_ext, 0, 1, 2, 3, ~0u);
+		ADD_FIELD(v, c, clean, 0, ~0u);
+		ADD_FIELD(v, s, efer, g->efer, g->efer & ~EFER_SVME, g->efer | BIT(40),
+			  g->efer & ~EFER_LMA);
+		ADD_FIELD(v, s, cr0, g->cr0, g->cr0 | BIT(40), (g->cr0 & ~CR0_CD) | CR0_NW);
+		ADD_FIELD(v, s, cr4, g->cr4, g->cr4 | BIT(40), g->cr4 & ~CR4_PAE);
+		ADD_FIELD(v, s, cr3, g->cr3, beyond, ~0ull);
+		ADD_FIELD(v, s, dr6, g->dr6, BIT(40));
+		ADD_FIELD(v, s, dr7, g->dr7, BIT(40));
+		ADD_FIELD(v, s, g_pat, g->g_pat, ~0ull);
+		ADD_FIELD(v, s, cs.attrib, g->cs.attrib, g->cs.attrib | SEG_ATTR_DB);
+		ADD_FIELD(v, s, rip, (u64)l2_window, 1ull << 50, region, ~0ull);
+		ADD_FIELD(v, s, rsp, g->rsp, region, 0);
+		ADD_FIELD(v, s, idtr.base, g->idtr.base, region);
+		ADD_FIELD(v, c, exit_code, 0, ~0ull);
+		ADD_FIELD(v, c, exit_int_info, 0, ~0ull);
 	}
 	race_all(run_vmcb, "vmcb12");
 }
@@ -432,8 +438,8 @@ static void check_maps(const void *arg)
 			ADD(v, &v->msrpm[m][0x800 + 0x82 / 4], 3 << 0x82 % 4 * 2, 0xff);
 			ADD(v, &v->iopm[m][PORT / 8], 0, 1, 0xff);
 		}
-		ADD(v, &c->msrpm_base_pa, (u64)v->msrpm[0], (u64)v->msrpm[1], region);
-		ADD(v, &c->iopm_base_pa, (u64)v->iopm[0], (u64)v->iopm[1], region);
+		ADD_FIELD(v, c, msrpm_base_pa, (u64)v->msrpm[0], (u64)v->msrpm[1], region);
+		ADD_FIELD(v, c, iopm_base_pa, (u64)v->iopm[0], (u64)v->iopm[1], region);
 	}
 	race_all(run_maps, "permission maps");
 }
