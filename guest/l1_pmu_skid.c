@@ -42,8 +42,8 @@ static u64 timer_due;
 
 static void on_pmi(struct trap_frame *frame)
 {
-	pmi_rip = frame->rip;
-	pmis++;
+	if (!pmis++)
+		pmi_rip = frame->rip;
 	wrmsr(MSR_PERFEVTSEL(0), 0);
 	if (frame->vector != VEC_NMI)
 		apic_eoi();
@@ -84,12 +84,23 @@ static void end(void)
 	trap_hook(TIMER_VECTOR, NULL);
 }
 
+/* Once in a while an interrupt that is injected comes again there (docs/testing.md, INJECTED_TWICE). */
+static bool came_again(void)
+{
+	static u32 times;
+
+	return pmis == 2 && times < 4 && departs(DEPARTURE_INJECTED_TWICE) && ++times;
+}
+
 /* One PMI, `behind` instructions after `from` where the count began. */
 static void check_pmi(u32 n, const u8 *from, u32 behind)
 {
-	if (pmis != 1 || pmi_rip - (u64)from != behind)
+	bool right = pmis == 1 || came_again();
+
+	if (!right || pmi_rip - (u64)from != behind)
 		note("%u instructions: ", n);
-	CHECK_EQ(pmis, 1);
+	if (!right)
+		CHECK_EQ(pmis, 1);
 	CHECK_EQ(pmi_rip - (u64)from, behind);
 }
 
