@@ -249,8 +249,12 @@ static void setting(struct parser *p, struct boot_config *config, unsigned int l
 	begin(p, line);
 	put_text(p, "unknown key '");
 	put(p, s, key_bytes < 24 ? key_bytes : 24);
-	put_text(p, "', ignored; known: log svme0 pmu pmu.version pmu.flaw filter smp dma features "
-		    "next");
+	put_text(p, "', ignored; known:");
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++) {
+		put_text(p, " ");
+		put_text(p, keys[i].key);
+	}
+	put_text(p, " filter features next");
 	end(p);
 }
 
