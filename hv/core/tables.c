@@ -176,7 +176,7 @@ int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa)
 {
 	u64 *core_hole, *core_holes, *core_low[LOW_GIGABYTES];
 	unsigned int core_bits = at_most(bits, CORE_MAX_PHYS_BITS);
-	u64 slots = core_bits > 39 ? BIT(core_bits - 39) : 1;
+	u64 slots = CORE_PDPTS(bits, CORE_MAX_PHYS_BITS);
 
 	t->hole_page_hpa = hole_page_hpa;
 	t->npt = table(t);

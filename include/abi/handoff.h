@@ -20,12 +20,13 @@
 #define L1_MAX_PHYS_BITS 48
 
 #define CORE_SHADOW_PAGES 512u /* for each CPU */
-/* Page tables: one PDPT per 512 GByte of NPT and of the core's own, and a little for each CPU. */
+/* Tables that map 512 GByte each, for so many address bits, of which no more than `most` are mapped. */
+#define CORE_PDPTS(bits, most)                                                                     \
+	((bits) > 39 ? 1ull << (((bits) < (most) ? (bits) : (most)) - 39) : 1)
+/* Page tables: those of NPT and of the core's own, and a little for each CPU. */
 #define CORE_TABLE_BYTES(phys_bits, cpus)                                                          \
-	((64 + 2ull * (cpus) +                                                                     \
-	  ((phys_bits) >= L1_MAX_PHYS_BITS ? 512ull + 256                                          \
-	   : (phys_bits) > 39		   ? 2ull << ((phys_bits)-39)                              \
-					   : 2ull))                                                             \
+	((64 + 2ull * (cpus) + CORE_PDPTS(phys_bits, L1_MAX_PHYS_BITS) +                           \
+	  CORE_PDPTS(phys_bits, CORE_MAX_PHYS_BITS))                                               \
 	 << PAGE_SHIFT)
 
 /* At offset 0 of the image, filled in by linker.ld. Offsets are bytes from the image start, page-aligned. */
@@ -112,12 +113,9 @@ struct sleep_control {
 /* Of the core's memory, for dma=protect: the device table of 2 MByte; page tables; the command buffer of each
  * IOMMU; and what it takes to keep each one's registers from L1 and from the core's own low half. */
 #define CORE_DMA_BYTES(phys_bits, cpus, iommus)                                                    \
-	(PAGE_2M + ((16 +                                                                          \
-		     ((phys_bits) >= L1_MAX_PHYS_BITS ? 512                                        \
-		      : (phys_bits) > 39	      ? 1ull << ((phys_bits)-39)                   \
-						      : 1) +                                                    \
-		     (7 + 3ull * (cpus)) * (iommus))                                               \
-		    << PAGE_SHIFT))
+	(PAGE_2M +                                                                                 \
+	 ((16 + CORE_PDPTS(phys_bits, L1_MAX_PHYS_BITS) + (7 + 3ull * (cpus)) * (iommus))          \
+	  << PAGE_SHIFT))
 
 /* An AMD IOMMU, as the firmware's IVRS describes it. */
 struct iommu_unit {
