@@ -6,23 +6,11 @@
 
 #include "abi/hypercall.h"
 #include "client/names.h"
-#include "client/out.h"
 #include "client/words.h"
+#include "said.h"
 #include "test.h"
 #include "x86/pmu.h"
 #include "x86/svm.h"
-
-static char said[1 << 20];
-static size_t said_bytes;
-static struct out out;
-
-static void say(const char *text, size_t bytes)
-{
-	CHECK(said_bytes + bytes < sizeof(said));
-	memcpy(said + said_bytes, text, bytes);
-	said_bytes += bytes;
-	said[said_bytes] = '\0';
-}
 
 static void check_said(const char *want)
 {

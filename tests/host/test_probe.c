@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "client/probe.h"
+#include "said.h"
 #include "test.h"
 #include "x86/cpuid.h"
 #include "x86/msr.h"
@@ -511,18 +512,6 @@ TEST(probe_verdicts)
 	}
 	CHECK_EQ(manual, 1);
 	CHECK_EQ(named, 4);
-}
-
-static char said[1 << 16];
-static size_t said_bytes;
-static struct out out;
-
-static void say(const char *text, size_t bytes)
-{
-	CHECK(said_bytes + bytes < sizeof(said));
-	memcpy(said + said_bytes, text, bytes);
-	said_bytes += bytes;
-	said[said_bytes] = '\0';
 }
 
 static const char *show(bool json)

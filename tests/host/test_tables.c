@@ -210,16 +210,22 @@ TEST(tables_check_finds_any_writable_and_executable_page)
 	free(f.memory);
 }
 
+/* And the nested tables of two CPUs. */
+static void build_two_cpus(struct fixture *f, struct npt *npt[2])
+{
+	build(f, 40, 0x2f000);
+	for (unsigned int i = 0; i < 2; i++) {
+		npt[i] = pool_pages(&f->t.pool, sizeof(struct npt) / PAGE_SIZE);
+		CHECK_EQ(tables_npt_init(&f->t, npt[i]), 0);
+	}
+}
+
 TEST(tables_open_the_hole_for_l1)
 {
 	struct fixture f;
 	struct npt *npt[2];
 
-	build(&f, 40, 0x2f000);
-	for (unsigned int i = 0; i < 2; i++) {
-		npt[i] = pool_pages(&f.t.pool, sizeof(struct npt) / PAGE_SIZE);
-		CHECK_EQ(tables_npt_init(&f.t, npt[i]), 0);
-	}
+	build_two_cpus(&f, npt);
 	CHECK_EQ(*tables_open_hole(&f.t, npt[1], HPA + 0x3456) & PTE_ADDR, HOLE_PAGE);
 	for (u64 at = 0; at < REGION; at += PAGE_SIZE) {
 		struct found l1 = look_up(&f, npt[1]->root, HPA + at);
@@ -247,11 +253,7 @@ TEST(tables_give_each_cpu_its_own_entries_for_mmio_holes)
 	struct fixture f;
 	struct npt *npt[2];
 
-	build(&f, 40, 0x2f000);
-	for (unsigned int i = 0; i < 2; i++) {
-		npt[i] = pool_pages(&f.t.pool, sizeof(struct npt) / PAGE_SIZE);
-		CHECK_EQ(tables_npt_init(&f.t, npt[i]), 0);
-	}
+	build_two_cpus(&f, npt);
 	for (unsigned int own = 0; own < 2; own++) {
 		for (size_t i = 0; i < ARRAY_SIZE(mmio); i++) {
 			u64 address = mmio[i] + PAGE_SIZE,
