@@ -238,16 +238,8 @@ static void check_afterwards(const void *arg)
 void guest_main(void)
 {
 	tap_plan(2);
-	if (!platform.under_us) {
-		tap_skip_all("no Tallyvisor below");
+	if (!smp_begin_on_us(&status))
 		return;
-	}
-	if (!smp_begin(false))
-		return;
-	if (!smp_start_all() || hypercall(TALLY_CALL_STATUS, (u64)&status, 0, 0)) {
-		tap_skip_all("a CPU does not start, see l1_smp");
-		return;
-	}
 	beyond = BIT(cpuid(CPUID_ADDR_SIZES).eax & 0xff);
 	for (u32 i = 0; i < smp_cpus(); i++) {
 		callers[i].random = 88172645463325252ull + i;

@@ -572,16 +572,8 @@ static const struct test {
 void guest_main(void)
 {
 	tap_plan(ARRAY_SIZE(tests));
-	if (!platform.under_us) {
-		tap_skip_all("no Tallyvisor below");
+	if (!smp_begin_on_us(&status))
 		return;
-	}
-	if (!smp_begin(false))
-		return;
-	if (!smp_start_all() || hypercall(TALLY_CALL_STATUS, (u64)&status, 0, 0)) {
-		tap_skip_all("a CPU does not start, see l1_smp");
-		return;
-	}
 	beyond = BIT(cpuid(CPUID_ADDR_SIZES).eax & 0xff);
 	for (u32 i = 0; i < ARRAY_SIZE(tests); i++)
 		tap_run(tests[i].name, tests[i].run, NULL);

@@ -2,6 +2,7 @@
 #include "guest/lib/smp.h"
 
 #include "guest/lib/cpu.h"
+#include "guest/lib/platform.h"
 #include "guest/lib/svm.h"
 #include "guest/lib/tap.h"
 #include "guest/lib/trap.h"
@@ -67,6 +68,21 @@ bool smp_begin(bool xapic)
 		return false;
 	}
 	note("cpus: %u", smp_cpus());
+	return true;
+}
+
+bool smp_begin_on_us(struct tally_status *status)
+{
+	if (!platform.under_us) {
+		tap_skip_all("no Tallyvisor below");
+		return false;
+	}
+	if (!smp_begin(false))
+		return false;
+	if (!smp_start_all() || hypercall(TALLY_CALL_STATUS, (u64)status, 0, 0)) {
+		tap_skip_all("a CPU does not start, see l1_smp");
+		return false;
+	}
 	return true;
 }
 

@@ -10,6 +10,7 @@
 
 #include "guest/lib/apic.h"
 #include "guest/lib/mp.h"
+#include "abi/hypercall.h"
 #include "types.h"
 
 /* What a CPU finds when it comes from a SIPI. */
@@ -59,6 +60,8 @@ struct smp_cpu {
 u32 smp_init(void);
 /* svm_start() and that, for a guest that needs others, and with `xapic` the APIC's page. False: all tests are skipped. */
 bool smp_begin(bool xapic);
+/* smp_begin(), and all are started, for a guest that tries Tallyvisor below from all of them; its status is read. */
+bool smp_begin_on_us(struct tally_status *status);
 u32 smp_cpus(void);
 struct smp_cpu *smp_at(u32 cpu);
 u32 smp_this(void);
