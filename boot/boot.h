@@ -39,8 +39,8 @@ u32 dma_find(u8 phys_bits, struct iommu_unit *units);
 void dma_hide(void);
 
 /*
- * Copies the resident core into reserved memory, relocates it and gives it this CPU, `aps` others, and `iommus` IOMMUs. On return all run
- * as L1 and NULL is returned; otherwise the sentence that says what is missing, and nothing has changed.
+ * Copies the resident core into reserved memory, relocates it and gives it this CPU, `aps` others, and `iommus` IOMMUs. On
+ * return all run as L1 and NULL is returned; otherwise the sentence that says what is missing, and nothing has changed.
  */
 const CHAR16 *core_start(const struct boot_config *config, u8 phys_bits, u32 aps,
 			 const struct iommu_unit *units, u32 iommus);

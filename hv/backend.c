@@ -689,8 +689,8 @@ static ALWAYS_INLINE void words_and(void *words, u64 bits)
 }
 
 /*
- * With the clock, HLT and MWAIT exit as long as a counter is enabled, or IRPERF is, in whatever mode (exit_halt()). Decided here and
- * not when the counter starts, so that a transition has nothing to do for it.
+ * With the clock, HLT and MWAIT exit as long as a counter is enabled, or IRPERF is, in whatever mode (exit_halt()). Decided
+ * here and not when the counter starts, so that a transition has nothing to do for it.
  */
 static void set_halt_intercepts(struct vcpu *v, bool on)
 {

@@ -2,7 +2,7 @@
 /*
  * IRPERF: instructions retired at any level and any CPL, while HWCR[30] is set. It has no GuestOnly: in the machine it
  * counts L0 as well, so it is read around each VMRUN (vmrun_enter_irperf), as the clock is, where L0's own part is always
- * the same. That costs two reads for each exit, and Linux sets HWCR[30] at boot: hence irperf=on in the configuration.
+ * the same. That costs two reads for each exit, and Linux sets HWCR[30] at boot: hence pmu.irperf=on.
  */
 #include "hv/cpu.h"
 #include "hv/log.h"

@@ -2,8 +2,8 @@
 /*
  * L0's address space and L1's.
  *
- * The low half of L0's address space is guest-physical memory (gpa = hpa = address; below 2^47), writable and never executable,
- * in which our own region is replaced by one page of FFh: no pointer that a guest gives can reach L0. The region itself
+ * The low half of L0's address space is guest-physical memory (gpa = hpa = address; below 2^47), writable and never
+ * executable, in which our own region is replaced by one page of FFh: no pointer that a guest gives can reach L0. The region itself
  * is at CORE_VA: text RX, rodata R, data RW. L1's NPT is the identity without our region.
  */
 #ifndef TALLY_HV_MEMORY_H

@@ -609,11 +609,11 @@ static ALWAYS_INLINE bool nested_holds_tpr(const struct vcpu *v)
 	return !v->gif && vcpu_in_l2(v) && !(v->nested.ctl.int_ctl & V_INTR_MASKING);
 }
 
-/* Whether L1 wants this exit of L2. */
-/* Ports (exit_io.c). */
+/* exit_io.c: the ports that L0 intercepts; and whether an I/O exit of L2 is L1's */
 void io_init(struct vcpu *v, const struct sleep_control *sleep);
 bool io_exit_is_l1s(const struct vcpu *v);
 
+/* Whether L1 wants this exit of L2. */
 static ALWAYS_INLINE bool nested_wants(const struct vcpu *v, u64 code)
 {
 	const struct vmcb_control *ctl = &v->nested.ctl;

@@ -57,7 +57,8 @@ struct tables {
 	struct core_layout core;
 	u64 *npt;		     /* what each CPU's begins as: identity, the region absent */
 	u64 *npt_low[LOW_GIGABYTES]; /* its page directories of the first 4 GByte */
-	u64 *core_root; /* L0's: identity below, never executable, the region and HyperTransport's as pages of FFh; and L0 itself at core.va */
+	/* L0's: identity below, never executable, the region and HyperTransport's as pages of FFh; and L0 itself at core.va */
+	u64 *core_root;
 	u64 hole_page_hpa;
 	const struct holes *holes;
 };
@@ -73,8 +74,8 @@ static inline u64 pool_hpa(const struct page_pool *pool, const void *va)
 	return (u64)((s64)(uintptr_t)va + pool->va_to_hpa);
 }
 
-/* Builds both from t->pool for t->core and t->holes, of which the first is the region, as far as so many physical address bits (32 and more) and each of the two can go;
- * hole_page_hpa is a page of FFh. 0, or -E_NOMEM. */
+/* Builds both from t->pool for t->core and t->holes, of which the first is the region, as far as so many physical address
+ * bits (32 and more) and each of the two can go; hole_page_hpa is a page of FFh. 0, or -E_NOMEM. */
 int tables_build(struct tables *t, unsigned int bits, u64 hole_page_hpa);
 
 /* The nested tables of one CPU, in memory of the region. 0, or -E_NOMEM. */

@@ -129,7 +129,8 @@ struct tally_status {
 	u64 counting; /* counters that run now */
 	u64 global_ctl;
 	u64 global_status;
-	/* times that selectors were compared with what they must be; a switch by PerfCntGlobalCtl alone is none */
+	/* times that selectors were compared with what they must be; a switch by a list of writes (guest-only) is none, and
+	 * is not in evtsel_writes */
 	u64 commits;
 	u64 evtsel_elided; /* selectors in them that were right already: writes that were spared */
 	u64 eventsel_hw_at[TALLY_MAX_COUNTERS][TALLY_LEVELS]; /* as the machine holds it there */
