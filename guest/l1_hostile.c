@@ -1701,7 +1701,7 @@ static struct log_class {
 	{"event=vmexit_invalid", 1, 256, 0},
 	{"rule=VMRUN_INTERCEPT: ", 1, 4, 0},
 	{"rule=EFER_NO_SVME: ", 1, 4, 0},
-	{"event=undecodable", 1, 64, 0},
+	{"event=changed-insn", 1, 64, 0},
 	{"event=vm_cr", 1, 32, 0},
 	{"(further ones are not logged)", 8, ~0u, 0},
 	{"event=shutdown", 0, 0, 0},

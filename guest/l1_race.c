@@ -449,7 +449,15 @@ static void check_maps(const void *arg)
 #define CPUID_BYTES 0xa20full
 #define RDMSR_BYTES 0x320full
 #define RDTSC_BYTES 0x310full
-#define NOPS 0x9090ull
+/* RET, and the second byte of one that exits: QEMU fetches byte by byte, so the first one may be that of another value. */
+#define RET_CPUID 0xa2c3ull
+#define RET_RDMSR 0x32c3ull
+#define RET 0xc3ull
+#define CODE_ROUNDS 20000u
+
+/* What the second byte, A2h, is by itself: MOV of AL to an absolute address, the first byte of which is the RET. */
+static u8 mislaid[0x200];
+#define MISLAID 0xeeu
 
 /* EAX and ECX are what the first two of these want; returns EAX, and EDX above it. */
 static u64 execute(struct victim *v)
@@ -465,8 +473,13 @@ static u64 execute(struct victim *v)
 
 static void run_code(struct victim *v)
 {
-	for (u32 n = 0; n < ROUNDS || v->writes < WRITES; n++)
+	for (u32 n = 0; n < CODE_ROUNDS || v->writes < WRITES; n++)
 		execute(v);
+}
+
+static u8 *mislaid_at(void)
+{
+	return mislaid + ((RET - (u64)mislaid) & 0xff);
 }
 
 /* Nobody writes any more: each is what it is. */
@@ -476,6 +489,7 @@ static void run_code_still(void *arg)
 	volatile u16 *insn = (volatile u16 *)(u64)v->code;
 
 	(void)arg;
+	wrong_with(v, *mislaid_at() == MISLAID, *mislaid_at());
 	for (u32 n = 0; n < 50; n++) {
 		*insn = (u16)CPUID_BYTES;
 		wrong_with(v, (u32)execute(v) == cpuid(CPUID_HYPERVISOR).eax, 1);
@@ -488,12 +502,15 @@ static void check_code(const void *arg)
 {
 	(void)arg;
 	prepare(l2_window);
+	*mislaid_at() = MISLAID;
 	for (u32 i = 0; i < smp_cpus(); i++) {
 		struct victim *v = &victims[i];
 
-		*(u32 *)(u64)v->code = 0xc3 << 16 | NOPS; /* RET */
-		ADD(v, (u16 *)(u64)v->code, NOPS, CPUID_BYTES, RDMSR_BYTES, CPUID_BYTES,
-		    RDMSR_BYTES, RDTSC_BYTES);
+		*(u16 *)(u64)v->code = (u16)RET_CPUID;
+		__builtin_memcpy(v->code + 2, &(u64){(u64)mislaid_at()}, 8);
+		v->code[10] = (u8)RET;
+		ADD(v, (u16 *)(u64)v->code, RET_CPUID, CPUID_BYTES, RDMSR_BYTES, RET_RDMSR,
+		    CPUID_BYTES, RDMSR_BYTES, RDTSC_BYTES);
 	}
 	race_all(run_code, "instructions that exit");
 	smp_run_all(run_code_still, NULL);
@@ -550,7 +567,7 @@ static void check_apic(const void *arg)
 	for (u32 i = 0; i < smp_cpus(); i++) {
 		struct victim *v = &victims[i];
 
-		*(u32 *)(u64)v->code = 0xc3 << 16 | (u32)MOV_EAX;
+		*(u32 *)(u64)v->code = (u32)(RET << 16 | MOV_EAX);
 		ADD(v, (u16 *)(u64)v->code, MOV_EAX, MOV_ECX, XCHG_EAX, MOV_ECX);
 	}
 	race_all(run_apic, "writes to the APIC");

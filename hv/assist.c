@@ -62,7 +62,7 @@ static NOINLINE u64 find_next_rip(struct vcpu *v, struct known_exit *known, u64 
 	struct insn insn;
 
 	known->rip = ~0ull;
-	if (insn_decode(v, &insn))
+	if (insn_decode(v, &insn) || !exit_insn_matches(code, &insn))
 		return 0; /* L1 changed it after the CPU had fetched it */
 	if (insn.length <= sizeof(known->bytes) && known_mode(s) &&
 	    s->rip % PAGE_SIZE <= PAGE_SIZE - sizeof(known->bytes) && known_walk_l2(v, known)) {

@@ -126,17 +126,32 @@ int insn_decode(struct vcpu *v, struct insn *insn)
 	return error;
 }
 
+/* Whether it is one that `e` is for, whatever its prefixes. */
+static bool insn_matches(const struct exit_entry *e, const struct insn *insn)
+{
+	u32 bytes = insn->map == INSN_MAP_ONE ? insn->opcode
+					      : 0x0fu | insn->opcode << 8 | insn->modrm << 16;
+
+	return insn->map <= INSN_MAP_0F && (bytes & e->mask) == e->opcode;
+}
+
+bool exit_insn_matches(u64 code, const struct insn *insn)
+{
+	return code >= ARRAY_SIZE(exits) || !exits[code].length || insn_matches(&exits[code], insn);
+}
+
 static NOINLINE void locate_decode(struct vcpu *v, const struct exit_entry *e)
 {
 	struct insn insn;
 
 	v->insn_prefixes = 0;
-	if (!insn_decode(v, &insn)) {
+	if (!insn_decode(v, &insn) && insn_matches(e, &insn)) {
 		v->insn_prefixes = insn.prefixes;
 		return;
 	}
-	/* L1 changed the code or its mapping after the CPU fetched it */
-	log_guest("event=undecodable rip=%lx exit=%s", v->vmcb->save.rip,
+	/* Another CPU of L1's changed the code or its mapping after this one fetched it. What is there now may be of any
+	 * length, and half of what will be there next. */
+	log_guest("event=changed-insn rip=%lx exit=%s", v->vmcb->save.rip,
 		  exit_name(v->vmcb->control.exit_code));
 	set_next_rip(v, e->length);
 }

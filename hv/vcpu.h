@@ -324,6 +324,9 @@ unsigned int vcpu_fetch(struct vcpu *v, u64 linear, u8 *buf, unsigned int n);
 unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n);
 /* Decodes the instruction that exited, and sets next_rip: 0, or insn_length()'s error. */
 int insn_decode(struct vcpu *v, struct insn *insn);
+
+/* False: it cannot have exited with this code. L1 changed it after the CPU had fetched it. */
+bool exit_insn_matches(u64 code, const struct insn *insn);
 enum insn_mode vcpu_insn_mode(const struct vcpu *v);
 /* An exception (event_exception()) that L0 raises for the running guest: to L1, if it is L2's and intercepted. */
 void vcpu_raise(struct vcpu *v, u64 event);
