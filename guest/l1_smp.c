@@ -364,8 +364,9 @@ static void let_init_in(u32 from)
 	smp_settle();
 	CHECK_EQ(stage[1], from);
 	go = 1;
-	/* its STGI lets the INIT in */
-	smp_settle();
+	/* its STGI lets the INIT in: before that a SIPI would be void */
+	for (u32 n = 0; n < 5; n++)
+		smp_settle();
 	before = stage[1];
 	smp_settle();
 	CHECK_EQ(stage[1], before);

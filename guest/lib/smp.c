@@ -13,8 +13,9 @@
 #define PAGE_DATA 0x800
 
 /* TSC ticks, nanoseconds under -icount: long, for a machine that has other things to do. */
-#define PATIENCE 30000000000ull
+#define PATIENCE 120000000000ull
 #define SETTLE 8000000ull
+#define SETTLE_THREADS 50000000ull
 #define BEATS 1000u
 
 /* Behind the code in the page that a SIPI names. */
@@ -49,6 +50,7 @@ struct table_register smp_gdtr, smp_idtr;
 
 static struct smp_cpu cpus[MP_CPUS];
 static u32 count;
+static u64 settle; /* what smp_settle() waits for */
 
 static struct smp_page *page_at(u32 n)
 {
@@ -237,11 +239,29 @@ bool smp_reaches(volatile u32 *at, u32 value, const char *what)
 	return true;
 }
 
+/* By the instruction clock a pair of RDTSC takes the same time each time, and all CPUs take turns. */
+static bool is_instruction_clock(void)
+{
+	u64 first = 0, ticks;
+
+	for (u32 n = 0; n < 32; n++) {
+		ticks = rdtsc();
+		ticks = rdtsc() - ticks;
+		if (n && ticks != first)
+			return false;
+		first = ticks;
+	}
+	return true;
+}
+
+/* Without it each CPU is a thread, which the machine below may let wait. */
 void smp_settle(void)
 {
 	u64 begin = rdtsc();
 
-	while (rdtsc() - begin < SETTLE)
+	if (!settle)
+		settle = is_instruction_clock() ? SETTLE : SETTLE_THREADS;
+	while (rdtsc() - begin < settle)
 		asm volatile("pause" : : : "memory");
 }
 
