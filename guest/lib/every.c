@@ -37,6 +37,8 @@ static struct instance {
 } instances[MP_CPUS];
 static volatile u32 arrived;
 static bool is_another;
+static u64 first_base; /* image_base() of the first; 0: there is one only */
+static u32 index;
 
 bool every_wanted(void)
 {
@@ -72,6 +74,7 @@ bool every_copy(EFI_HANDLE image, EFI_SYSTEM_TABLE *table)
 
 	if (EFI_ERROR(bs->HandleProtocol(image, &guid, (void **)&self)))
 		return false;
+	first_base = image_base();
 	for (u32 i = 1; i < mp_count; i++) {
 		EFI_PHYSICAL_ADDRESS base = BELOW_4G;
 
@@ -96,6 +99,7 @@ static void meet(const struct instance *i)
 
 static enum verdict run(const struct instance *i)
 {
+	index = i->cpu;
 	tap_instance(i->cpu, i->cpus);
 	meet(i);
 	start_selector(i->selector);
@@ -120,6 +124,16 @@ static void another(void *arg)
 bool every_is_another(void)
 {
 	return is_another;
+}
+
+u32 every_index(void)
+{
+	return index;
+}
+
+void *every_first(void *object)
+{
+	return first_base ? (u8 *)object - image_base() + first_base : object;
 }
 
 /* What it prints, from the first byte to its end. */

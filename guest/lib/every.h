@@ -2,7 +2,8 @@
 /*
  * Any guest on every CPU at once (-fw_cfg opt/tallyvisor/every): a copy of the application for each, with globals, GDT, IDT,
  * TSS, page tables and stack of its own, so that a guest needs to know nothing of it. Their results are one TAP stream:
- * first all of the first CPU's, as they come, then the next one's.
+ * first all of the first CPU's, as they come, then the next one's. Those that have to agree on something do so in an
+ * object of the first one's, see every_first().
  */
 #ifndef GUEST_EVERY_H
 #define GUEST_EVERY_H
@@ -17,5 +18,10 @@ enum verdict every_run(u64 selector);
 /* After an exception that no test expected: the first CPU is the one that prints, so another one shows its own part before
  * the machine ends. */
 bool every_is_another(void);
+
+/* Which of tap_instances() this is. */
+u32 every_index(void);
+/* The first one's of a global object of this image. */
+void *every_first(void *object);
 
 #endif
