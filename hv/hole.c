@@ -116,6 +116,8 @@ bool step_exit(struct vcpu *v)
 		return false; /* perhaps a second page of the same access, see hole_write() */
 	if (code != VMEXIT_EXCEPTION(VEC_DB))
 		v->step_iret = false; /* it has loaded nothing */
+	if (code >= VMEXIT_INTR && code <= VMEXIT_INIT)
+		v->nmi_unmask = false; /* it came before the IRET, which is still to be done */
 	step_end(v);
 	if (code != VMEXIT_EXCEPTION(VEC_DB) || v->step_tf)
 		return false;
