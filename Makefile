@@ -250,7 +250,7 @@ clean: ## remove everything that was built
 help: ## this
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 	@echo '  variables: O=build  V=1 (show commands)  DEBUG=1  CC=clang  ACCEL=kvm  QEMU=program  OVMF=file'
-	@echo '             SMP=N (CPUs in make test, for each case that does not fix them)'
+	@echo '             SMP=N (CPUs in make test, test-linux, test-l1, for each case that neither fixes them nor needs exact counts)'
 	@echo '             FUZZ_RUNS=N or FUZZ_SECONDS=N (for each target)'
 
 # What is missing on this machine is installed, or the one command for it is printed.
