@@ -20,10 +20,10 @@
 
 #define ROUNDS 50u
 #define OVERFLOWS 40u	       /* in each round: nothing but handlers may run until then */
-#define FIRST_OVERFLOWS 20000u /* in the first round */
+#define FIRST_OVERFLOWS 5000u /* in the first round */
 #define PMI_VECTOR 0x61u
 #define FIRST_VECTOR 0x70u /* of the first sender */
-#define LIMIT 20000000000ull
+#define LIMIT 120000000000ull
 #define TWICE 4u /* see is_twice() */
 #define CANARY 0x5a17c0de00000000ull
 
