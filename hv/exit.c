@@ -80,6 +80,14 @@ const char *exit_name(u64 code)
 	}
 }
 
+void exit_log_history(const struct vcpu *v, enum log_level level, u64 most)
+{
+	for (u64 i = v->exits > most ? v->exits - most : 0; i < v->exits; i++)
+		log_line(level, "exit %lu: %lx(%s) rip=%lx", i, v->history_code[i % EXIT_HISTORY],
+			 exit_name(v->history_code[i % EXIT_HISTORY]),
+			 v->history_rip[i % EXIT_HISTORY]);
+}
+
 enum insn_mode vcpu_insn_mode(const struct vcpu *v)
 {
 	const struct vmcb_save *s = &v->vmcb->save;
@@ -275,6 +283,7 @@ void vcpu_shutdown(struct vcpu *v, const char *why)
 		 exit_name(v->vmcb->control.exit_code), v->vmcb->control.exit_info_1,
 		 v->vmcb->control.exit_info_2, v->vmcb->save.rip, v->vmcb->save.cr0,
 		 v->vmcb->save.cr3);
+	exit_log_history(v, LOG_WARN, 8);
 	/* the machine goes the way it would without us: a triple fault of this CPU */
 	cpu_lidt(&none);
 	cpu_stgi();

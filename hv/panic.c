@@ -57,14 +57,7 @@ static void page_pmu(void)
 
 static void page_history(void)
 {
-	const struct vcpu *v = &cpus_this()->vcpu;
-	u64 first = v->exits > EXIT_HISTORY ? v->exits - EXIT_HISTORY : 0;
-
-	for (u64 i = first; i < v->exits; i++)
-		log_line(LOG_PANIC, "exit %lu: %lx(%s) rip=%lx", i,
-			 v->history_code[i % EXIT_HISTORY],
-			 exit_name(v->history_code[i % EXIT_HISTORY]),
-			 v->history_rip[i % EXIT_HISTORY]);
+	exit_log_history(&cpus_this()->vcpu, LOG_PANIC, EXIT_HISTORY);
 }
 
 NORETURN static void panic_page(void)

@@ -6,6 +6,7 @@
 #include "abi/handoff.h"
 #include "abi/hypercall.h"
 #include "hv/cpu.h"
+#include "hv/log.h"
 #include "hv/core/apic_match.h"
 #include "hv/core/insn.h"
 #include "hv/core/route.h"
@@ -319,6 +320,8 @@ NORETURN void vcpu_enter(struct vcpu *v);
 /* The value of on_exit for ordinary exits, once the backend is known. */
 void vcpu_choose_exit(struct vcpu *v);
 const char *exit_name(u64 code);
+/* The last exits, at most so many (and EXIT_HISTORY), the oldest first. */
+void exit_log_history(const struct vcpu *v, enum log_level level, u64 most);
 /* Bytes at a linear address of the running guest's; and those at CS:RIP. Returns how many could be read. */
 unsigned int vcpu_fetch(struct vcpu *v, u64 linear, u8 *buf, unsigned int n);
 unsigned int insn_bytes(struct vcpu *v, u8 *buf, unsigned int n);
