@@ -137,8 +137,9 @@ int insn_decode(struct vcpu *v, struct insn *insn)
 /* Whether it is one that `e` is for, whatever its prefixes. */
 static bool insn_matches(const struct exit_entry *e, const struct insn *insn)
 {
-	u32 bytes = insn->map == INSN_MAP_ONE ? insn->opcode
-					      : 0x0fu | insn->opcode << 8 | insn->modrm << 16;
+	u32 bytes = insn->map == INSN_MAP_ONE
+			    ? insn->opcode
+			    : 0x0fu | (u32)insn->opcode << 8 | (u32)insn->modrm << 16;
 
 	return insn->map <= INSN_MAP_0F && (bytes & e->mask) == e->opcode;
 }

@@ -79,23 +79,28 @@ make_linux_image() {
 			initrd /initrd" vmlinuz="$kernel" initrd="$initrd"
 }
 
-# boot_cpus [run-qemu options]: of a boot with these. The instruction clock is one for all CPUs, and L0 promises exact counts
-# on one CPU only (docs/pmu.md); the boots that have it are there for those.
-boot_cpus() { if [[ " $* " == *' --icount '* ]]; then echo 1; else echo "$SMP"; fi; }
+# cpu_options [run-qemu options]: what a boot with these gets of SMP=, one a line. The instruction clock is one for all CPUs,
+# and L0 promises exact counts on one CPU only (docs/pmu.md); the boots that have it are there for those. In one thread:
+# docs/platforms.md on FXRSTOR.
+cpu_options() {
+	[[ " $* " != *' --smp '* && " $* " != *' --icount '* ]] || return 0
+	((SMP == 1)) || printf '%s\n' --smp "$SMP" --one-thread
+}
 
 # boot NAME IMAGE LIMIT [run-qemu options]: leaves $dir/NAME.{serial,debugcon,qemu}, the status in
 # $status and the microseconds from QEMU's start to user space and to its end in $to_user and $to_end;
 # in $cpu_user and $cpu_end what QEMU has had of the machine's CPUs until then.
 boot() {
-	local name=$1 image=$2 limit=$3 begin
+	local name=$1 image=$2 limit=$3 begin smp
 	shift 3
+	mapfile -t smp < <(cpu_options "$@")
 	# shellcheck disable=SC2034  # for the caller
 	cpu_user=0 cpu_end=0
 	rm -f "$dir/$name".*
 	: >"$dir/$name.serial"
 	to_user=
 	begin=${EPOCHREALTIME/[.,]/}
-	"$root/tools/run-qemu" --mem "$MEMORY_MB" --smp "$(boot_cpus "$@")" --snapshot --timeout "$limit" \
+	"$root/tools/run-qemu" --mem "$MEMORY_MB" "${smp[@]}" --snapshot --timeout "$limit" \
 		--serial "$dir/$name.serial" --debugcon "$dir/$name.debugcon" "$@" "$image" "${qemu_options[@]}" >"$dir/$name.qemu" 2>&1 </dev/null &
 	qemu=$!
 	while kill -0 "$qemu" 2>/dev/null; do
