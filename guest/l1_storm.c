@@ -19,7 +19,7 @@
 #include "x86/msr.h"
 
 #define ROUNDS 50u
-#define OVERFLOWS 40u	       /* in each round: nothing but handlers may run until then */
+#define OVERFLOWS 40u	      /* in each round: nothing but handlers may run until then */
 #define FIRST_OVERFLOWS 5000u /* in the first round */
 #define PMI_VECTOR 0x61u
 #define FIRST_VECTOR 0x70u /* of the first sender */
