@@ -197,11 +197,11 @@ warnings() { awk -F '[<>]' '$2 % 8 <= 4' | LC_ALL=C sort -u; }
 # it cannot happen. The last three belong to "Unstable clock detected".
 BUSY='Unable to calibrate against PIT|PIT calibration deviates|APIC calibration not consistent|Marking TSC unstable|timekeeping watchdog|clocksource: |hrtimer: interrupt took|timer not connected to IO-APIC|Lost N RTC interrupts|Unstable clock detected|If you want to keep using the local clock|"trace_clock=local"|>on the kernel command line$'
 
-# compare_warnings: a result, from all boots named hv* against all named bare*.
+# compare_warnings: a result, from all boots named hv-* against all named bare-*.
 compare_warnings() {
 	local new lines file machine text='no kernel warning that is not there bare'
 	for machine in bare hv; do
-		for file in "$dir/$machine"*.serial; do
+		for file in "$dir/$machine"-*.serial; do
 			if [[ $file == *-icount.serial ]]; then
 				kernel_log "$file"
 			else
