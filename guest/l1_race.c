@@ -456,7 +456,7 @@ static void check_maps(const void *arg)
 #define CODE_ROUNDS 20000u
 
 /* What the second byte, A2h, is by itself: MOV of AL to an absolute address, the first byte of which is the RET. */
-static u8 mislaid[0x200];
+static u8 mislaid[RET + 1] ALIGNED(0x100);
 #define MISLAID 0xeeu
 
 /* EAX and ECX are what the first two of these want; returns EAX, and EDX above it. */
@@ -477,11 +477,6 @@ static void run_code(struct victim *v)
 		execute(v);
 }
 
-static u8 *mislaid_at(void)
-{
-	return mislaid + ((RET - (u64)mislaid) & 0xff);
-}
-
 /* Nobody writes any more: each is what it is. */
 static void run_code_still(void *arg)
 {
@@ -489,7 +484,7 @@ static void run_code_still(void *arg)
 	volatile u16 *insn = (volatile u16 *)(u64)v->code;
 
 	(void)arg;
-	wrong_with(v, *mislaid_at() == MISLAID, *mislaid_at());
+	wrong_with(v, mislaid[RET] == MISLAID, mislaid[RET]);
 	for (u32 n = 0; n < 50; n++) {
 		*insn = (u16)CPUID_BYTES;
 		wrong_with(v, (u32)execute(v) == cpuid(CPUID_HYPERVISOR).eax, 1);
@@ -502,12 +497,12 @@ static void check_code(const void *arg)
 {
 	(void)arg;
 	prepare(l2_window);
-	*mislaid_at() = MISLAID;
+	mislaid[RET] = MISLAID;
 	for (u32 i = 0; i < smp_cpus(); i++) {
 		struct victim *v = &victims[i];
 
 		*(u16 *)(u64)v->code = (u16)RET_CPUID;
-		__builtin_memcpy(v->code + 2, &(u64){(u64)mislaid_at()}, 8);
+		__builtin_memcpy(v->code + 2, &(u64){(u64)&mislaid[RET]}, 8);
 		v->code[10] = (u8)RET;
 		ADD(v, (u16 *)(u64)v->code, RET_CPUID, CPUID_BYTES, RDMSR_BYTES, RET_RDMSR,
 		    CPUID_BYTES, RDMSR_BYTES, RDTSC_BYTES);
