@@ -56,20 +56,8 @@
 /* What all CPUs have in common is the first one's. */
 static struct common {
 	u64 seed, first_step;
-	volatile u32 arrived;
 	volatile bool stop;
 } first = {.seed = SEED}, *common;
-
-/* All CPUs have come so far. */
-static void meet(void)
-{
-	static u32 meetings;
-
-	meetings++;
-	__atomic_fetch_add(&common->arrived, 1, __ATOMIC_SEQ_CST);
-	while (common->arrived < meetings * tap_instances())
-		asm volatile("pause" : : : "memory");
-}
 
 /* The random numbers of each step begin anew from (seed, CPU, step). */
 static u64 step;
@@ -1867,7 +1855,7 @@ static void run_steps(const void *arg)
 			  "each attack was made");
 	}
 	CHECK_EQ(failures, 0);
-	meet();
+	every_meet();
 }
 
 /* ---- what must hold at the end ---- */
@@ -2119,7 +2107,7 @@ void guest_main(void)
 	region_bytes = status.region_bytes;
 	if (!every_index())
 		wait_for_runner();
-	meet();
+	every_meet();
 	random_state = random_begin(0);
 	for (u32 i = 0; i < 2; i++) /* no byte of it is a newline, 0 or FFh */
 		marker[i] = (rnd() | 0x8080808080808080ull) & ~0x0101010101010101ull;
@@ -2133,11 +2121,11 @@ void guest_main(void)
 	for (u32 i = 0; i < ARRAY_SIZE(cases); i++)
 		tap_run(cases[i].name, cases[i].run, cases[i].arg);
 	leave_marker();
-	meet();
+	every_meet();
 	if (!every_index() && has_runner()) {
 		note("done");
 		while (com2_read() != 'e')
 			asm volatile("pause");
 	}
-	meet();
+	every_meet();
 }

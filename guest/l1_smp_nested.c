@@ -28,7 +28,6 @@ static u64 own_page[MP_CPUS][PAGE_SIZE / 8] ALIGNED(4096);
 static struct paging nested_tables[MP_CPUS];
 static u64 sums[MP_CPUS];
 static volatile u64 wrong[MP_CPUS];
-static volatile u32 arrived;
 
 /* Adds RBX and RCX to a place of the CPU's own, and tells what it finds in the window. */
 L2_CODE(l2_work, "lea (%rbx,%rcx), %rax\n\tadd %rax, (%rdi)\n\tmov (%rsi), %rdx\n\tincq 8(%rsi)");
@@ -40,17 +39,8 @@ static void check(bool right)
 	wrong[smp_this()] += !right;
 }
 
-/* All begin at once. */
-static void meet(void)
-{
-	__atomic_fetch_add(&arrived, 1, __ATOMIC_SEQ_CST);
-	while (arrived < smp_cpus())
-		asm volatile("pause" : : : "memory");
-}
-
 static void all_at_once(void (*run)(void *arg), void *arg)
 {
-	arrived = 0;
 	for (u32 i = 0; i < smp_cpus(); i++)
 		wrong[i] = 0;
 	smp_run_all(run, arg);
@@ -91,7 +81,7 @@ static void work(void *arg)
 
 	(void)arg;
 	smp_l2_enable();
-	meet();
+	smp_meet();
 	for (u32 n = 0; n < ROUNDS; n++) {
 		s->rip = (u64)l2_work;
 		own->regs.rcx = n;
@@ -123,7 +113,7 @@ static void check_nested(const void *nested_paging)
 static void toggle(void *arg)
 {
 	(void)arg;
-	meet();
+	smp_meet();
 	for (u32 n = 0; n < ROUNDS / 4; n++) {
 		smp_l2_enable();
 		check(rdmsr(MSR_EFER) & EFER_SVME);
@@ -206,7 +196,7 @@ static void touch(void *arg)
 
 	(void)arg;
 	smp_l2_enable();
-	meet();
+	smp_meet();
 	for (u32 n = 0; n < HOLE_ROUNDS; n++) {
 		/* now the same place for all, now another one for each */
 		u64 page = n & 1 ? n : n + me * 7;

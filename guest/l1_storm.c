@@ -23,7 +23,6 @@
 #define FIRST_OVERFLOWS 5000u /* in the first round */
 #define PMI_VECTOR 0x61u
 #define FIRST_VECTOR 0x70u /* of the first sender */
-#define LIMIT 120000000000ull
 #define TWICE 4u /* see is_twice() */
 #define CANARY 0x5a17c0de00000000ull
 
@@ -46,15 +45,13 @@ static struct own {
 	volatile u32 nmis;
 	u32 nmis_sent; /* to this one, by all */
 	/* overflow */
-	volatile u32 starts, overflows, interrupts, empty;
+	volatile u32 starts, overflows, interrupts;
 	volatile u32 started; /* counters that have not overflowed yet */
 	volatile u32 most;    /* overflows until no counter is started again */
 	u32 random;
 	/* what was wrong */
 	u32 late, exits, canaries, left;
 } cpus[MP_CPUS];
-
-static volatile u32 arrived, finished;
 
 /* CPUID, which exits, and a loop; RSI times. */
 L2_CODE(l2_storm, "1:\txor %eax, %eax\n\tcpuid\n\tmov $50, %ecx\n2:\tdec %ecx\n\tjnz 2b\n\tdec "
@@ -63,13 +60,6 @@ L2_CODE(l2_storm, "1:\txor %eax, %eax\n\tcpuid\n\tmov $50, %ecx\n2:\tdec %ecx\n\
 static struct own *me(void)
 {
 	return &cpus[smp_this()];
-}
-
-static void meet(volatile u32 *counter)
-{
-	__atomic_fetch_add(counter, 1, __ATOMIC_SEQ_CST);
-	while (*counter < smp_cpus())
-		asm volatile("pause" : : : "memory");
 }
 
 /* ---- overflow ---- */
@@ -88,7 +78,6 @@ static void take_overflows(struct own *own)
 	u64 status = rdmsr(MSR_PERF_GLOBAL_STATUS);
 
 	own->interrupts++;
-	own->empty += !status;
 	wrmsr(MSR_PERF_GLOBAL_STATUS_CLR, status);
 	for (u32 n = 0; n < COUNTERS; n++)
 		if (status & BIT(n)) {
@@ -161,7 +150,7 @@ static bool taken(u32 from, u32 round, const u32 *nmis_before)
 
 static bool in_time(u64 begin, struct own *own)
 {
-	if (rdtsc() - begin < LIMIT)
+	if (smp_in_time(begin))
 		return true;
 	own->late++;
 	return false;
@@ -201,7 +190,7 @@ static void storm(void *arg)
 	own->random = smp_this();
 	for (u32 n = 0; n < COUNTERS; n++)
 		wrmsr(MSR_PERFEVTSEL(n), selectors[n]);
-	meet(&arrived);
+	smp_meet();
 	sti();
 	for (u32 round = 1; round <= ROUNDS && !own->late; round++)
 		send_round(own, round);
@@ -211,7 +200,7 @@ static void storm(void *arg)
 		an_exit();
 		run_l2(own);
 	}
-	meet(&finished);
+	smp_meet();
 	an_exit();
 	own->left += (rdmsr(MSR_PERF_GLOBAL_STATUS) & BITS(COUNTERS - 1, 0)) != 0;
 	cli();
@@ -223,7 +212,6 @@ static void prepare(const struct storm *s)
 {
 	for (u32 i = 0; i < smp_cpus(); i++)
 		cpus[i] = (struct own){0};
-	arrived = finished = 0;
 	l2_reset(l2_storm);
 	l2.regs.rbp = CANARY;
 	l2.vmcb.save.rflags |= RFLAGS_IF;

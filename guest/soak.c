@@ -21,18 +21,9 @@ static struct answer {
 	struct tally_status status;
 } ALIGNED(1024) answers[MP_CPUS];
 
-static volatile u32 arrived;
 static u32 right[MP_CPUS];
 
 L2_CODE(l2_cpuid, "mov %rbx, %rdx\n\tcpuid");
-
-/* All begin at once. */
-static void meet(void)
-{
-	__atomic_fetch_add(&arrived, 1, __ATOMIC_SEQ_CST);
-	while (arrived < smp_cpus())
-		asm volatile("pause" : : : "memory");
-}
 
 static void work(void *arg)
 {
@@ -41,7 +32,7 @@ static void work(void *arg)
 
 	(void)arg;
 	smp_l2_enable();
-	meet();
+	smp_meet();
 	for (u32 n = 0; n < ROUNDS; n++) {
 		struct tally_status *status = &answers[me].status;
 

@@ -31,7 +31,6 @@ static struct instance {
 	u32 cpu, cpus;
 	u64 base; /* of its copy */
 	u64 selector;
-	volatile u32 *arrived;
 	struct print_log *log;
 	volatile u32 verdict; /* 0: it still runs */
 } instances[MP_CPUS];
@@ -89,19 +88,11 @@ bool every_copy(EFI_HANDLE image, EFI_SYSTEM_TABLE *table)
 	return true;
 }
 
-/* All begin at once. */
-static void meet(const struct instance *i)
-{
-	__atomic_fetch_add(i->arrived, 1, __ATOMIC_SEQ_CST);
-	while (*i->arrived < i->cpus)
-		asm volatile("pause" : : : "memory");
-}
-
 static enum verdict run(const struct instance *i)
 {
 	index = i->cpu;
 	tap_instance(i->cpu, i->cpus);
-	meet(i);
+	every_meet();
 	start_selector(i->selector);
 	guest_main();
 	return tap_finish();
@@ -134,6 +125,11 @@ u32 every_index(void)
 void *every_first(void *object)
 {
 	return first_base ? (u8 *)object - image_base() + first_base : object;
+}
+
+void every_meet(void)
+{
+	smp_meet_at(every_first((void *)(u64)&arrived), tap_instances());
 }
 
 /* What it prints, from the first byte to its end. */
@@ -171,7 +167,6 @@ enum verdict every_run(u64 selector)
 		x->cpu = i;
 		x->cpus = cpus;
 		x->selector = selector;
-		x->arrived = &arrived;
 		if (i)
 			smp_call(i, (void (*)(void *))((u64)another - image_base() + x->base), x);
 	}

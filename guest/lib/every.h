@@ -23,5 +23,7 @@ bool every_is_another(void);
 u32 every_index(void);
 /* The first one's of a global object of this image. */
 void *every_first(void *object);
+/* Waits until all have come here as often as this one. */
+void every_meet(void);
 
 #endif

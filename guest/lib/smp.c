@@ -50,7 +50,8 @@ struct table_register smp_gdtr, smp_idtr;
 
 static struct smp_cpu cpus[MP_CPUS];
 static u32 count;
-static u64 settle; /* what smp_settle() waits for */
+static volatile u32 met; /* smp_meet() */
+static u64 settle;	 /* what smp_settle() waits for */
 
 static struct smp_page *page_at(u32 n)
 {
@@ -225,12 +226,17 @@ u32 smp_sipi_other(void)
 	return smp_sipi() + 1;
 }
 
+bool smp_in_time(u64 begin)
+{
+	return rdtsc() - begin <= PATIENCE;
+}
+
 bool smp_reaches(volatile u32 *at, u32 value, const char *what)
 {
 	u64 begin = rdtsc();
 
 	while ((s32)(*at - value) < 0) {
-		if (rdtsc() - begin > PATIENCE) {
+		if (!smp_in_time(begin)) {
 			note("%s: %u after a long time, not %u", what, *at, value);
 			return tap_check(false, what);
 		}
@@ -294,7 +300,7 @@ bool smp_beats(u32 cpu)
 	u64 before = cpus[cpu].beats, begin = rdtsc();
 
 	while (cpus[cpu].beats - before < BEATS) {
-		if (rdtsc() - begin > PATIENCE)
+		if (!smp_in_time(begin))
 			return false;
 		asm volatile("pause" : : : "memory");
 	}
@@ -334,6 +340,7 @@ bool smp_run_all(void (*run)(void *arg), void *arg)
 {
 	bool all = true;
 
+	met = 0;
 	for (u32 i = 1; i < count; i++)
 		smp_call(i, run, arg);
 	run(arg);
@@ -341,6 +348,19 @@ bool smp_run_all(void (*run)(void *arg), void *arg)
 	for (u32 i = 1; i < count; i++)
 		all &= smp_done(i);
 	return all;
+}
+
+void smp_meet_at(volatile u32 *arrived, u32 all)
+{
+	u32 before = __atomic_fetch_add(arrived, 1, __ATOMIC_SEQ_CST);
+
+	while (*arrived < (before / all + 1) * all)
+		asm volatile("pause" : : : "memory");
+}
+
+void smp_meet(void)
+{
+	smp_meet_at(&met, count);
 }
 
 /* ---- counting ---- */

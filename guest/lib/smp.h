@@ -83,6 +83,8 @@ bool smp_started(u32 cpu, u32 starts);
 /* A CPU that goes on; one that does not. */
 bool smp_beats(u32 cpu);
 bool smp_stands(u32 cpu);
+/* Whether to go on waiting, since the TSC was `begin`, for what another CPU is to do. */
+bool smp_in_time(u64 begin);
 /* Until *at is at least `value`. */
 bool smp_reaches(volatile u32 *at, u32 value, const char *what);
 /* As long as anything that was sent may take to have an effect. */
@@ -93,6 +95,10 @@ bool smp_done(u32 cpu);
 bool smp_run(u32 cpu, void (*run)(void *arg), void *arg);
 /* On all CPUs at once, with this one. */
 bool smp_run_all(void (*run)(void *arg), void *arg);
+/* In what that runs: waits until all CPUs have come here as often as this one. */
+void smp_meet(void);
+/* The same of `all` callers, whose *arrived is 0 at first. */
+void smp_meet_at(volatile u32 *arrived, u32 all);
 
 /* From 0 on, each CPU counts interrupts of `vector` and NMIs that it takes. */
 void smp_count(u32 vector);
