@@ -23,7 +23,7 @@
 #define FIRST_OVERFLOWS 5000u /* in the first round */
 #define PMI_VECTOR 0x61u
 #define FIRST_VECTOR 0x70u /* of the first sender */
-#define TWICE 4u /* see is_twice() */
+#define TWICE 4u	   /* see is_twice() */
 #define CANARY 0x5a17c0de00000000ull
 
 const bool guest_wants_cpus = true;
