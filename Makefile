@@ -32,9 +32,9 @@ STACK_ALIGN = $(if $(findstring clang,$(shell $(CC) --version)),-mstack-alignmen
 HV_FLAGS = $(FREE) $(STACK_ALIGN) -mpopcnt -fpie -fvisibility=hidden -fno-jump-tables -fno-strict-aliasing
 EFI_INC := /usr/include/efi
 EFI_FLAGS := $(FREE) -fpic -fshort-wchar -isystem $(EFI_INC) -isystem $(EFI_INC)/x86_64
-# looked up when a rule runs, not before: gnu-efi may have been installed by this very make
-EFI_CRT = $(shell find /usr/lib -name crt0-efi-x86_64.o | head -n 1)
-EFI_LIBS = $(shell find /usr/lib -name libgnuefi.a | head -n 1)
+# looked up when the first rule needs them, not before: gnu-efi may have been installed by this very make
+EFI_CRT = $(eval EFI_CRT := $$(shell find /usr/lib -name crt0-efi-x86_64.o | head -n 1))$(EFI_CRT)
+EFI_LIBS = $(eval EFI_LIBS := $$(shell find /usr/lib -name libgnuefi.a | head -n 1))$(EFI_LIBS)
 EFI_LD = -nostdlib -znocombreloc -shared -Bsymbolic --no-undefined --warn-common \
 	-z noexecstack -T $(dir $(EFI_CRT))elf_x86_64_efi.lds $(EFI_CRT)
 EFI_END = $(EFI_LIBS) $(dir $(EFI_LIBS))libefi.a
