@@ -55,7 +55,6 @@ unsigned int events_take(struct vcpu *v, bool interrupt)
 void events_nmi_mask(struct vcpu *v, bool mask)
 {
 	v->nmi_masked = mask;
-	v->nmi_unmask = false;
 	vcpu_set_l0_intercept(v, INTERCEPT(IRET), mask);
 	vcpu_reset_intercepts(v);
 }

@@ -53,10 +53,17 @@ void vcpu_flush_tlb(struct vcpu *v)
 	vcpu_set_special(v, SPECIAL_ENTRY);
 }
 
-/* All exceptions: none is to push our TF. INT3 and INTO stay out, which would execute again and again. */
+/*
+ * All exceptions: none is to push our TF. INT3 and INTO stay out, which would execute again and again; and IRET, if it has
+ * exited already.
+ */
 void step_intercept(struct vcpu *v)
 {
-	intercept_exceptions(&v->vmcb->control, ~(u32)(BIT(VEC_BP) | BIT(VEC_OF)));
+	struct vmcb_control *c = &v->vmcb->control;
+
+	intercept_exceptions(c, ~(u32)(BIT(VEC_BP) | BIT(VEC_OF)));
+	if (v->step_iret)
+		vmcb_clr_intercept(c, INTERCEPT(IRET));
 }
 
 void step_begin(struct vcpu *v)
@@ -71,18 +78,6 @@ void step_begin(struct vcpu *v)
 	step_intercept(v);
 }
 
-/* Lets the guest repeat its write to the page that `leaf` maps. */
-void hole_write(struct vcpu *v, u64 *leaf)
-{
-	if (v->hole_leaves == HOLE_LEAVES)
-		step_end(v); /* more pages than an instruction writes: a new one */
-	step_begin(v);
-	v->hole_leaf[v->hole_leaves] = leaf;
-	v->hole_leaf_was[v->hole_leaves++] = *leaf;
-	*leaf = memory_hpa(v->sink_page) | PTE_P | PTE_W | PTE_U | PTE_A | PTE_D;
-	vcpu_flush_tlb(v);
-}
-
 static void close_hole(struct vcpu *v)
 {
 	if (v->apic.step)
@@ -95,15 +90,25 @@ static void close_hole(struct vcpu *v)
 	vcpu_flush_tlb(v);
 }
 
+/* Lets the guest repeat its write to the page that `leaf` maps. */
+void hole_write(struct vcpu *v, u64 *leaf)
+{
+	if (v->hole_leaves == HOLE_LEAVES)
+		close_hole(v); /* more pages than an instruction writes: a new one */
+	step_begin(v);
+	v->hole_leaf[v->hole_leaves] = leaf;
+	v->hole_leaf_was[v->hole_leaves++] = *leaf;
+	*leaf = memory_hpa(v->sink_page) | PTE_P | PTE_W | PTE_U | PTE_A | PTE_D;
+	vcpu_flush_tlb(v);
+}
+
 void step_end(struct vcpu *v)
 {
 	if (v->hole_leaves)
 		close_hole(v);
 	if (!v->step_tf && !v->step_iret)
 		v->vmcb->save.rflags &= ~RFLAGS_TF;
-	v->step_iret = false;
-	if (v->nmi_unmask)
-		events_nmi_mask(v, false);
+	v->step_iret = v->nmi_unmask = false;
 	vcpu_clr_special(v, SPECIAL_STEP);
 	vcpu_reset_intercepts(v);
 }
@@ -111,14 +116,16 @@ void step_end(struct vcpu *v)
 bool step_exit(struct vcpu *v)
 {
 	u64 code = v->vmcb->control.exit_code;
+	/* anything else came before the IRET, which is still to be done */
+	bool unmask = v->nmi_unmask && code - VMEXIT_EXCEPTION(0) < 32;
 
 	if (code == VMEXIT_NPF)
 		return false; /* perhaps a second page of the same access, see hole_write() */
 	if (code != VMEXIT_EXCEPTION(VEC_DB))
 		v->step_iret = false; /* it has loaded nothing */
-	if (code >= VMEXIT_INTR && code <= VMEXIT_INIT)
-		v->nmi_unmask = false; /* it came before the IRET, which is still to be done */
 	step_end(v);
+	if (unmask)
+		events_nmi_mask(v, false);
 	if (code != VMEXIT_EXCEPTION(VEC_DB) || v->step_tf)
 		return false;
 	v->vmcb->save.dr6 &= ~DR6_BS;

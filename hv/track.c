@@ -135,9 +135,9 @@ u32 exit_iret(struct vcpu *v)
 		v->track.next = TRACK_USER;
 	if (to_user && !v->nmi_masked)
 		return RESUME;
-	step_begin(v);
 	v->step_iret = true;
 	v->nmi_unmask = v->nmi_masked;
+	step_begin(v);
 	return RESUME;
 }
 
