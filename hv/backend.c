@@ -133,8 +133,7 @@ static void end_stubs(struct vcpu *v)
 	v->clock.now = 0;
 }
 
-/* log2 of the ticks per instruction if the TSC is an exact instruction clock, else -1. Sets clock_overhead. */
-static int calibrate_clock(struct vcpu *v)
+static int calibrate_clock_once(struct vcpu *v)
 {
 	int shift;
 	u64 ticks;
@@ -151,6 +150,19 @@ static int calibrate_clock(struct vcpu *v)
 		    stub_ticks(v, stub_1000) != 1000ull << shift)
 			return -1;
 	return shift <= PMU_CLOCK_MAX_SHIFT ? shift : -1;
+}
+
+/*
+ * log2 of the ticks per instruction if the TSC is an exact instruction clock, else -1. Sets clock_overhead. More than once,
+ * because the clock is one for all CPUs, and another may be on its last instructions before its HLT.
+ */
+static int calibrate_clock(struct vcpu *v)
+{
+	int shift = -1;
+
+	for (unsigned int i = 0; i < 4 && shift < 0; i++)
+		shift = calibrate_clock_once(v);
+	return shift;
 }
 
 static u64 msr_read(struct pmu_guest_only *backend, u32 msr)
