@@ -153,14 +153,16 @@ static int calibrate_clock_once(struct vcpu *v)
 }
 
 /*
- * log2 of the ticks per instruction if the TSC is an exact instruction clock, else -1. Sets clock_overhead. More than once,
- * because the clock is one for all CPUs, and another may be on its last instructions before its HLT.
+ * log2 of the ticks per instruction if the TSC is an exact instruction clock, else -1. Sets clock_overhead. With several
+ * CPUs it is tried again, because the clock is one for all, and another may be on its last instructions before its HLT.
+ * Not on top of a hypervisor: what its exits take may be the same for a while, and then vary.
  */
 static int calibrate_clock(struct vcpu *v)
 {
+	unsigned int tries = v->smp && v->depth == 1 ? 4 : 1;
 	int shift = -1;
 
-	for (unsigned int i = 0; i < 4 && shift < 0; i++)
+	while (shift < 0 && tries--)
 		shift = calibrate_clock_once(v);
 	return shift;
 }
