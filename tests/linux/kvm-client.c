@@ -7,7 +7,8 @@
  *   kvm-client quick      without the million exits
  *   kvm-client perf       the tests of HostOnly and GuestOnly counters instead
  *   kvm-client pmu        those of kvm-pmu.c: the guest has a PMU
- *   kvm-client plan | quick-plan | perf-plan | pmu-plan    how many those are
+ *   kvm-client two        those of kvm-two.c: several guests at once
+ *   kvm-client plan | quick-plan | perf-plan | pmu-plan | two-plan    how many those are
  *   kvm-client hold       has a machine that does not run, until it is killed
  *
  * Documentation/virt/kvm/api.rst in Linux describes the interface.
@@ -751,6 +752,10 @@ static const struct test *list_of(const char *what, u32 *count)
 	if (strncmp(what, "pmu", 3) == 0) {
 		*count = pmu_tests_count;
 		return pmu_tests;
+	}
+	if (strncmp(what, "two", 3) == 0) {
+		*count = two_tests_count;
+		return two_tests;
 	}
 	*count = COUNT_OF(tests) - (strncmp(what, "quick", 5) == 0);
 	return tests;

@@ -349,6 +349,65 @@ program guest_exits
 	jb	1b
 	hlt
 
+/*
+ * On two CPUs, each with its number in rcx: in turn they tell each other their round, with an interrupt, and sleep until the
+ * other one has. In each round also CPUID and a word that both add to; what came of it goes out every TWO_REPORT rounds.
+ */
+program guest_two
+	mov	$0xfee00000, %r8d
+	mov	%ecx, %r9d
+	mov	%ecx, %r10d
+	xor	$1, %r10d
+	shl	$24, %r10d		/* to the other one */
+	lea	TWO_TAKEN(, %rcx, 8), %r11d
+	movl	$0x1ff, 0xf0(%r8)
+	lock incq TWO_READY
+1:	pause				/* an APIC that is off takes no interrupt */
+	cmpq	$2, TWO_READY
+	jb	1b
+	xor	%esi, %esi
+	xor	%edi, %edi
+	mov	$TWO_REPORT, %ebp
+1:	inc	%rdi
+	test	%r9d, %r9d
+	jnz	2f
+	call	two_send
+2:	mov	%r9d, %ecx
+	xor	$1, %ecx
+	cli
+	cmp	%rdi, TWO_ROUND(, %rcx, 8)
+	jae	3f
+	sti
+	hlt
+	jmp	2b
+3:	sti
+	test	%r9d, %r9d
+	jz	4f
+	call	two_send
+4:	mov	$0x40002000, %eax
+	cpuid
+	add	%ebx, %esi
+	lock incq TWO_SUM
+	dec	%ebp
+	jnz	1b
+	mov	$TWO_REPORT, %ebp
+	lea	(%rsi, %rdi), %eax
+	out	%eax, $PORT_DATA
+	cmp	$TWO_ROUNDS, %rdi
+	jb	1b
+	cli
+	out	%al, $PORT_DONE
+two_send:
+	mov	%rdi, TWO_ROUND(, %r9, 8)
+	mov	%r10d, 0x310(%r8)
+	movl	$(0x4000 + VECTOR_IPI), 0x300(%r8)
+	ret
+
+program guest_two_ipi
+	incq	(%r11)
+	movl	$0, 0xb0(%r8)
+	iretq
+
 /* Exactly rcx + 1 instructions before HLT, rcx even -------------------------------------------------- */
 program guest_count
 	dec	%rcx

@@ -15,7 +15,8 @@
 #define GUEST_LOG 0x8000 /* the number of traps, then a struct trap for each */
 #define GUEST_IN 0x9000
 #define GUEST_OUT 0xa000
-#define GUEST_STACK 0xc000 /* its top */
+#define GUEST_STACK 0xc000   /* its top */
+#define GUEST_STACK_1 0xb800 /* the second CPU's */
 #define GUEST_CODE 0x10000
 #define GUEST_READONLY 0x20000
 #define GUEST_NOEXEC 0x21000
@@ -46,6 +47,15 @@
 #define PIC_PIN 5
 #define ONESHOT_ROUNDS 10
 #define PERIODIC_ROUNDS 10
+
+/* guest_two: what its CPUs share. */
+#define TWO_TAKEN GUEST_OUT	   /* interrupts taken by each */
+#define TWO_ROUND (GUEST_OUT + 16) /* how far each says to be */
+#define TWO_SUM (GUEST_OUT + 32)   /* both add to it in each round */
+#define TWO_READY (GUEST_OUT + 40) /* how many have an APIC that is on */
+#define VECTOR_IPI 0x90
+#define TWO_ROUNDS 2000
+#define TWO_REPORT 100
 
 /* guest_pmu_*: words at GUEST_IN, what was read at GUEST_OUT. */
 #define GUEST_HSAVE 0xd000

@@ -47,9 +47,8 @@ bool fail(const char *format, ...)
 {
 	va_list args;
 
-	if (test_failed)
+	if (__atomic_exchange_n(&test_failed, true, __ATOMIC_SEQ_CST))
 		return false;
-	test_failed = true;
 	printf("#   ");
 	va_start(args, format);
 	vprintf(format, args);
@@ -91,10 +90,20 @@ u64 read64(struct machine *m, u64 gpa)
 	return value;
 }
 
+static void write_gate(struct machine *m, u32 vector, u64 handler)
+{
+	write64(m, GUEST_IDT + vector * 16ul,
+		(handler & 0xffff) | SELECTOR_CODE << 16 | 0x8e00ul << 32 | handler >> 16 << 48);
+	write64(m, GUEST_IDT + vector * 16ul + 8, handler >> 32);
+}
+
+void set_gate(struct machine *m, u32 vector, const u8 *label)
+{
+	write_gate(m, vector, address(label));
+}
+
 static void write_tables(struct machine *m)
 {
-	u64 stubs = address(guest_stubs);
-
 	write64(m, GUEST_PML4, GUEST_PDPT | PTE_P | PTE_W);
 	write64(m, GUEST_PDPT, GUEST_PD0 | PTE_P | PTE_W);
 	write64(m, GUEST_PDPT + 3 * 8, GUEST_PD3 | PTE_P | PTE_W);
@@ -114,12 +123,8 @@ static void write_tables(struct machine *m)
 	write64(m, GUEST_GDT + SELECTOR_CODE, 0x00af9b000000ffff);
 	write64(m, GUEST_GDT + SELECTOR_DATA, 0x00cf93000000ffff);
 	write64(m, GUEST_GDT + SELECTOR_ABSENT, 0x00cf13000000ffff);
-	for (u64 vector = 0; vector < 256; vector++, stubs += 16) {
-		write64(m, GUEST_IDT + vector * 16,
-			(stubs & 0xffff) | SELECTOR_CODE << 16 | 0x8e00ul << 32 |
-				stubs >> 16 << 48);
-		write64(m, GUEST_IDT + vector * 16 + 8, stubs >> 32);
-	}
+	for (u32 vector = 0; vector < 256; vector++)
+		write_gate(m, vector, address(guest_stubs) + vector * 16ul);
 }
 
 static bool set_cpuid(struct machine *m)
@@ -192,15 +197,33 @@ static bool set_long_mode(struct machine *m)
 	return true;
 }
 
-bool start(struct machine *m, const u8 *label, u64 rcx)
+static bool set_regs(struct machine *m, const u8 *label, u64 rcx, u64 rsp)
 {
 	const struct kvm_regs r = {
-		.rip = address(label), .rsp = GUEST_STACK, .rcx = rcx, .rflags = RFLAGS_ONE};
+		.rip = address(label), .rsp = rsp, .rcx = rcx, .rflags = RFLAGS_ONE};
 
-	write64(m, GUEST_LOG, 0);
 	if (ioctl(m->vcpu, KVM_SET_REGS, &r) < 0)
 		return fail("KVM_SET_REGS: %s", strerror(errno));
 	return true;
+}
+
+bool start(struct machine *m, const u8 *label, u64 rcx)
+{
+	write64(m, GUEST_LOG, 0);
+	return set_regs(m, label, rcx, GUEST_STACK);
+}
+
+/* add_vcpu: the one of this number, in 64-bit mode. */
+static bool add_vcpu(struct machine *m, int vm, u32 number)
+{
+	m->vcpu = ioctl(vm, KVM_CREATE_VCPU, number);
+	if (m->vcpu < 0)
+		return fail("KVM_CREATE_VCPU: %s", strerror(errno));
+	m->run_bytes = (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
+	m->run = mmap(NULL, m->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, m->vcpu, 0);
+	if (m->run == MAP_FAILED)
+		return fail("no struct kvm_run");
+	return set_cpuid(m) && set_long_mode(m);
 }
 
 bool machine_open(struct machine *m, const u8 *label, bool chips)
@@ -220,16 +243,21 @@ bool machine_open(struct machine *m, const u8 *label, bool chips)
 		return fail("KVM_SET_USER_MEMORY_REGION: %s", strerror(errno));
 	if (chips && ioctl(m->vm, KVM_CREATE_IRQCHIP, 0) < 0)
 		return fail("KVM_CREATE_IRQCHIP: %s", strerror(errno));
-	m->vcpu = ioctl(m->vm, KVM_CREATE_VCPU, 0);
-	if (m->vcpu < 0)
-		return fail("KVM_CREATE_VCPU: %s", strerror(errno));
-	m->run_bytes = (size_t)ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	m->run = mmap(NULL, m->run_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, m->vcpu, 0);
-	if (m->run == MAP_FAILED)
-		return fail("no struct kvm_run");
 	memcpy(m->memory + GUEST_CODE, guest_image, (size_t)(guest_image_end - guest_image));
 	write_tables(m);
-	return set_cpuid(m) && set_long_mode(m) && start(m, label, 0);
+	return add_vcpu(m, m->vm, 0) && start(m, label, 0);
+}
+
+bool machine_add_vcpu(struct machine *m, const struct machine *first, const u8 *label)
+{
+	const struct kvm_mp_state runs = {KVM_MP_STATE_RUNNABLE};
+
+	*m = (struct machine){.vm = -1, .vcpu = -1, .run = MAP_FAILED, .memory = first->memory};
+	if (!add_vcpu(m, first->vm, 1) || !set_regs(m, label, 1, GUEST_STACK_1))
+		return false;
+	if (ioctl(m->vcpu, KVM_SET_MP_STATE, &runs) < 0)
+		return fail("KVM_SET_MP_STATE: %s", strerror(errno));
+	return true;
 }
 
 void machine_close(struct machine *m)
@@ -238,10 +266,10 @@ void machine_close(struct machine *m)
 		munmap(m->run, m->run_bytes);
 	if (m->vcpu >= 0)
 		close(m->vcpu);
-	if (m->vm >= 0)
-		close(m->vm);
-	if (m->memory && m->memory != MAP_FAILED)
-		munmap(m->memory, GUEST_BYTES);
+	if (m->vm < 0)
+		return;
+	close(m->vm);
+	munmap(m->memory, GUEST_BYTES);
 }
 
 u64 rip_of(struct machine *m)

@@ -43,7 +43,7 @@ struct trap {
 };
 
 struct machine {
-	int vm, vcpu;
+	int vm, vcpu; /* vm: -1 for all but the first CPU of a machine */
 	struct kvm_run *run;
 	u8 *memory;
 	size_t run_bytes;
@@ -58,10 +58,14 @@ struct test {
 extern const struct test pmu_tests[];
 extern const u32 pmu_tests_count;
 
+/* In kvm-two.c: several guests at once. */
+extern const struct test two_tests[];
+extern const u32 two_tests_count;
+
 /* /dev/kvm */
 extern int kvm;
 
-/* fail: says why; the first reason of a test is enough. Returns false, as a check that fails does. */
+/* fail: says why; the first reason of a test is enough, of whatever thread. Returns false, as a check that fails does. */
 __attribute__((format(printf, 1, 2))) bool fail(const char *format, ...);
 bool check_eq(const char *what, u64 value, u64 expected);
 #define CHECK(condition, ...) ((condition) ? true : fail(__VA_ARGS__))
@@ -76,7 +80,12 @@ double now(void);
 
 /* machine_open: the guest is at this program, in 64-bit mode; chips: KVM's own PIC, IOAPIC and APIC. */
 bool machine_open(struct machine *m, const u8 *label, bool chips);
+/* machine_add_vcpu: one more for the machine of `first`, with a stack of its own and its number in rcx. */
+bool machine_add_vcpu(struct machine *m, const struct machine *first, const u8 *label);
+/* machine_close: the first CPU's last. */
 void machine_close(struct machine *m);
+/* set_gate: interrupts of this vector go to that label instead of the log. */
+void set_gate(struct machine *m, u32 vector, const u8 *label);
 /* start: the guest goes on at this label, with nothing in its log, and rcx as given. */
 bool start(struct machine *m, const u8 *label, u64 rcx);
 /* run: until this reason to exit. */

@@ -305,14 +305,12 @@ static void test_privilege(struct machine *m)
 /* guest_pmu_halt: eight for each timer interrupt, its handler's two among them, OUT and CLI. */
 static void count_halt(struct machine *m, const char *name, const u64 *selectors)
 {
-	const u64 handler = address(guest_pmu_timer), rounds = 100;
+	const u64 rounds = 100;
 
 	if (!count_with(m, guest_pmu_halt, selectors))
 		return;
 	write64(m, GUEST_IN, rounds);
-	write64(m, GUEST_IDT + VECTOR_TIMER * 16,
-		(handler & 0xffff) | SELECTOR_CODE << 16 | 0x8e00ul << 32 | handler >> 16 << 48);
-	write64(m, GUEST_IDT + VECTOR_TIMER * 16 + 8, handler >> 32);
+	set_gate(m, VECTOR_TIMER, guest_pmu_timer);
 	count_all(m, name, 2 + 8 * rounds);
 }
 

@@ -21,7 +21,7 @@ use_suite() {
 	local state=$images/apt-$1 codename uri
 	codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 	# shellcheck disable=SC2016  # apt's variables
-	uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $codename" | head -n 1)
+	uri=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' "Codename: $codename" | sed -n 1p)
 	[[ -n $uri ]] || die "apt has no archive of $codename: run apt-get update"
 	mkdir -p "$state"/{lists,cache/archives}/partial
 	echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $uri $1 main" >"$state/sources.list"
@@ -89,7 +89,7 @@ user_space() {
 # add_module TREE NAME FOLDER: the module plain, so that any insmod can load it. None if built in.
 add_module() {
 	local file
-	file=$(find "$1" -name "$2.ko*" | head -n 1)
+	file=$(find "$1" -name "$2.ko*" -print -quit)
 	case $file in
 	*.ko) cp "$file" "$3/$2.ko" ;;
 	*.xz) xz -dc "$file" >"$3/$2.ko" ;;
@@ -115,7 +115,7 @@ add_modules() {
 
 # build_kvm_client FILE
 build_kvm_client() {
-	gcc -O2 -static -Wall -Wextra -o "$1" "$root"/tests/linux/kvm-*.[cS]
+	gcc -O2 -static -pthread -Wall -Wextra -o "$1" "$root"/tests/linux/kvm-*.[cS]
 }
 
 # pack FOLDER FILE: uncompressed, because reading it from the disk takes no longer than inflating it.
