@@ -298,17 +298,34 @@ event_window:
 	inc	%1
 %endmacro
 
+; Back to RIP on the stack that an event came on, without IRET; all but RFLAGS as it was, because the event may have come
+; within one of the entries below. Its frame is 16-aligned, so what is below the old RSP is SS's place, or nobody's.
+; LEAVE_EVENT RIP's offset: with RBX and RAX pushed, and RIP in RAX.
+%macro LEAVE_EVENT 1
+	mov	rbx, [rsp + %1 + 24]
+	sub	rbx, 8
+	mov	[rbx], rax
+	mov	[rsp + %1 + 24], rbx
+	pop	rbx
+	pop	rax
+	mov	rsp, [rsp + %1 + 8]
+	ret
+%endmacro
+
 ; The NMI goes to the guest, by EVENTINJ. It is left without IRET, so that the CPU keeps further NMIs blocked
 ; until the guest's own handler does its IRET: EVENTINJ alone would not block them (APM2 §15.20).
 nmi_entry:
+	push	rax
+	push	rbx
 	THIS_VCPU rax
 	mov	byte [rax + VCPU_NMI_SEEN], 1
-	mov	rax, [rsp]
-	mov	rsp, [rsp + 24]
-	lea	rcx, [nmi_wait.sleep]
-	cmp	rax, rcx
-	je	nmi_wait.awake		; between STGI and HLT: it would sleep on
-	jmp	rax
+	mov	rax, [rsp + 16]
+	lea	rbx, [nmi_wait.sleep]
+	cmp	rax, rbx
+	jne	.leave
+	lea	rax, [nmi_wait.awake]	; between STGI and HLT: it would sleep on
+.leave:
+	LEAVE_EVENT 16
 
 ; void nmi_wait(void): until an NMI comes; with IF=0. As event_window() otherwise.
 global nmi_wait
@@ -350,11 +367,12 @@ irq_out:
 
 ; #SX in place of INIT; the same, on top of an error code.
 sx_entry:
+	push	rax
+	push	rbx
 	THIS_VCPU rax
 	mov	byte [rax + VCPU_INIT_SEEN], 1
-	mov	rax, [rsp + 8]
-	mov	rsp, [rsp + 32]
-	jmp	rax
+	mov	rax, [rsp + 24]
+	LEAVE_EVENT 24
 
 ; Exceptions in L0. Frame: the pushed GPRs, vector, error code, RIP, CS, RFLAGS, RSP, SS (struct fault_frame).
 %macro FAULT 1
