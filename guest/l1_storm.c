@@ -209,10 +209,15 @@ static void storm(void *arg)
 	pmu_stop_all();
 }
 
-static void prepare(const struct storm *s)
+static void forget(void)
 {
 	for (u32 i = 0; i < smp_cpus(); i++)
 		cpus[i] = (struct own){0};
+}
+
+static void prepare(const struct storm *s)
+{
+	forget();
 	l2_reset(l2_storm);
 	l2.regs.rbp = CANARY;
 	l2.vmcb.save.rflags |= RFLAGS_IF;
@@ -335,8 +340,7 @@ static void check_iret(const void *arg)
 	static u64 exits[MP_CPUS];
 
 	(void)arg;
-	for (u32 i = 0; i < smp_cpus(); i++)
-		cpus[i] = (struct own){0};
+	forget();
 	trap_hook(VEC_NMI, on_nmi);
 	smp_run_all(few_nmis, exits);
 	trap_hook(VEC_NMI, NULL);
