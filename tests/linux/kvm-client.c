@@ -742,31 +742,37 @@ static void time_is_up(int sig)
 
 #define COUNT_OF(list) ((u32)(sizeof(list) / sizeof((list)[0])))
 
-/* list_of: the tests that this argument is about; it may have -plan behind it. */
-static const struct test *list_of(const char *what, u32 *count)
+static const u32 tests_count = COUNT_OF(tests), quick_count = COUNT_OF(tests) - 1,
+		 perf_tests_count = COUNT_OF(perf_tests);
+
+/* What an argument begins with, which may have -plan behind it; the last is for all others. */
+static const struct list {
+	const char *what;
+	const struct test *tests;
+	const u32 *count;
+} lists[] = {
+	{"perf", perf_tests, &perf_tests_count},
+	{"pmu", pmu_tests, &pmu_tests_count},
+	{"two", two_tests, &two_tests_count},
+	{"quick", tests, &quick_count},
+	{"", tests, &tests_count},
+};
+
+static const struct list *list_of(const char *what)
 {
-	if (strncmp(what, "perf", 4) == 0) {
-		*count = COUNT_OF(perf_tests);
-		return perf_tests;
-	}
-	if (strncmp(what, "pmu", 3) == 0) {
-		*count = pmu_tests_count;
-		return pmu_tests;
-	}
-	if (strncmp(what, "two", 3) == 0) {
-		*count = two_tests_count;
-		return two_tests;
-	}
-	*count = COUNT_OF(tests) - (strncmp(what, "quick", 5) == 0);
-	return tests;
+	const struct list *list = lists;
+
+	while (strncmp(what, list->what, strlen(list->what)) != 0)
+		list++;
+	return list;
 }
 
 int main(int argc, char **argv)
 {
 	const struct sigaction action = {.sa_handler = time_is_up}; /* no SA_RESTART */
 	const char *what = argc > 1 ? argv[1] : "";
-	u32 count, number = 0, failures = 0;
-	const struct test *list = list_of(what, &count);
+	const struct list *list = list_of(what);
+	u32 count = *list->count, number = 0, failures = 0;
 
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	if (strstr(what, "plan")) {
@@ -788,8 +794,8 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	sigaction(SIGALRM, &action, NULL);
-	for (const struct test *test = list; test < list + count; test++) {
-		struct machine m = {.vm = -1, .vcpu = -1, .run = MAP_FAILED};
+	for (const struct test *test = list->tests; test < list->tests + count; test++) {
+		struct machine m = NO_MACHINE;
 		double begin = now();
 		bool failed;
 

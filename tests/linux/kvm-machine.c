@@ -230,7 +230,7 @@ bool machine_open(struct machine *m, const u8 *label, bool chips)
 {
 	struct kvm_userspace_memory_region region = {.memory_size = GUEST_BYTES};
 
-	*m = (struct machine){.vm = -1, .vcpu = -1, .run = MAP_FAILED};
+	*m = NO_MACHINE;
 	m->memory =
 		mmap(NULL, GUEST_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (m->memory == MAP_FAILED)
@@ -252,7 +252,8 @@ bool machine_add_vcpu(struct machine *m, const struct machine *first, const u8 *
 {
 	const struct kvm_mp_state runs = {KVM_MP_STATE_RUNNABLE};
 
-	*m = (struct machine){.vm = -1, .vcpu = -1, .run = MAP_FAILED, .memory = first->memory};
+	*m = NO_MACHINE;
+	m->memory = first->memory;
 	if (!add_vcpu(m, first->vm, 1) || !set_regs(m, label, 1, GUEST_STACK_1))
 		return false;
 	if (ioctl(m->vcpu, KVM_SET_MP_STATE, &runs) < 0)

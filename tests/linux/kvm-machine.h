@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/mman.h>
 
 #include "kvm-guest.h"
 
@@ -48,6 +49,9 @@ struct machine {
 	u8 *memory;
 	size_t run_bytes;
 };
+
+/* Before it is opened: machine_close() of it does nothing. */
+#define NO_MACHINE ((struct machine){.vm = -1, .vcpu = -1, .run = MAP_FAILED})
 
 struct test {
 	const char *name;

@@ -79,10 +79,11 @@ static void join(struct worker *w, double limit)
 
 static bool open_all(void)
 {
+	for (u32 i = 0; i < MACHINES * VCPUS; i++)
+		workers[i] = (struct worker){.m = NO_MACHINE, .number = i};
 	for (u32 i = 0; i < MACHINES * VCPUS; i++) {
 		struct worker *w = &workers[i];
 
-		w->number = i;
 		if (i % VCPUS ? !machine_add_vcpu(&w->m, &w[-1].m, guest_two)
 			      : !machine_open(&w->m, guest_two, true))
 			return false;
@@ -121,9 +122,7 @@ static void tell(const struct worker *w)
 	ioctl(w->m.vcpu, KVM_GET_LAPIC, &apic);
 	memcpy(&irr, &apic.regs[0x200 + word], sizeof(irr));
 	memcpy(&isr, &apic.regs[0x100 + word], sizeof(isr));
-	printf("#   CPU %u: RIP guest_two+%#llx, RFLAGS %#llx, round %llu, %s, interrupt requested "
-	       "%u, "
-	       "in service %u\n",
+	printf("#   CPU %u: RIP guest_two+%#llx, RFLAGS %#llx, round %llu, %s, IRR %u, ISR %u\n",
 	       w->number, (unsigned long long)(r.rip - address(guest_two)),
 	       (unsigned long long)r.rflags, (unsigned long long)r.rdi,
 	       state.mp_state == KVM_MP_STATE_HALTED ? "halted" : "running",
