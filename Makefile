@@ -228,7 +228,7 @@ test-linux: all | deps-qemu deps-linux ## stock GRUB and Debian kernels with per
 test-l1: all | deps-qemu deps-linux deps-l1 ## hypervisors as L1: Linux KVM, Xen, ourselves
 	$(Q)O=$(O) tests/l1/run
 
-check: | deps deps-check ## include directions, purity, format, clang-tidy, cppcheck, gcc and clang
+check: | deps deps-check ## include directions, purity, format, clang-tidy, cppcheck, gcc and clang, depth of stacks
 	$(Q)O=$(O) tests/check
 
 format: | deps-check ## put all C files into the project's format
