@@ -7,6 +7,7 @@
 #include "abi/handoff.h"
 #include "abi/hypercall.h"
 #include "guest/lib/acpi.h"
+#include "guest/lib/apic.h"
 #include "guest/lib/cpu.h"
 #include "guest/lib/platform.h"
 #include "guest/lib/svm.h"
@@ -15,6 +16,8 @@
 
 /* ---- edu: docs/specs/edu.rst of QEMU ---- */
 #define EDU_ID 0x11e81234u
+#define EDU_RAISE 0x60
+#define EDU_ACKNOWLEDGE 0x64
 #define EDU_DMA_SOURCE 0x80
 #define EDU_DMA_TARGET 0x88
 #define EDU_DMA_COUNT 0x90
@@ -28,11 +31,21 @@
 #define PCI_COMMAND_MEMORY 2u
 #define PCI_COMMAND_MASTER 4u
 #define PCI_BAR0 0x10
+#define PCI_CAPABILITIES 0x34
+#define PCI_MSI                                                                                    \
+	5u /* the capability's number; its offsets from there, for one with 64-bit addresses */
+#define PCI_MSI_ENABLE BIT(16)
+#define PCI_MSI_ADDRESS 4
+#define PCI_MSI_ADDRESS_HIGH 8
+#define PCI_MSI_DATA 12
+
+#define VECTOR 0x90u
 
 /* Where QEMU has its IOMMU; a real one's address is in IVRS, which is gone. */
 #define QEMU_IOMMU 0xfed80000ull
 
 static u64 edu;
+static u32 edu_device;
 static bool protected;
 static struct tally_status status ALIGNED(512);
 static u8 pattern[CHUNK] ALIGNED(4096), buffer[CHUNK] ALIGNED(4096);
@@ -59,6 +72,7 @@ static bool edu_find(void)
 	for (u32 device = 0; device < 32; device++) {
 		if (pci_read(device, 0) != EDU_ID)
 			continue;
+		edu_device = device;
 		edu = pci_read(device, PCI_BAR0) & ~15u;
 		pci_write(device, PCI_COMMAND,
 			  pci_read(device, PCI_COMMAND) | PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER);
@@ -169,6 +183,43 @@ static void read_region(const void *arg)
 	}
 	tap_check(!others == protected, "and of the rest");
 	note("of 64 places in the region the device saw something in %u", others);
+}
+
+/* The device's message, as data of an MSI says, to this CPU. */
+static void edu_message(u32 data)
+{
+	u32 msi = pci_read(edu_device, PCI_CAPABILITIES) & 0xff;
+
+	while (msi && (pci_read(edu_device, msi) & 0xff) != PCI_MSI)
+		msi = pci_read(edu_device, msi) >> 8 & 0xff;
+	if (!tap_check(msi, "the device has MSI"))
+		return;
+	pci_write(edu_device, msi + PCI_MSI_ADDRESS, APIC_DEFAULT_PAGE | apic_id() << 12);
+	pci_write(edu_device, msi + PCI_MSI_ADDRESS_HIGH, 0);
+	pci_write(edu_device, msi + PCI_MSI_DATA, data);
+	pci_write(edu_device, msi, pci_read(edu_device, msi) | PCI_MSI_ENABLE);
+	*(volatile u32 *)(edu + EDU_RAISE) = 1;
+	apic_settle();
+	*(volatile u32 *)(edu + EDU_ACKNOWLEDGE) = 1;
+	pci_write(edu_device, msi, pci_read(edu_device, msi) & ~(u32)PCI_MSI_ENABLE);
+}
+
+/* Protected or not, they pass. */
+static void device_interrupts(const void *arg)
+{
+	(void)arg;
+	apic_count(VECTOR);
+	sti();
+	edu_message(VECTOR);
+	CHECK_EQ(interrupts, 1);
+	edu_message(VECTOR);
+	CHECK_EQ(interrupts, 2);
+	CHECK_EQ(nmis, 0);
+	edu_message(APIC_DELIVERY_NMI);
+	CHECK_EQ(interrupts, 2);
+	CHECK_EQ(nmis, 1);
+	cli();
+	apic_count_end(VECTOR);
 }
 
 /* In `region` the first bytes can be overwritten without harm. */
@@ -290,6 +341,7 @@ static const struct {
 	void (*run)(const void *arg);
 } tests[] = {
 	{"a device reads and writes ordinary memory", ordinary_memory},
+	{"a device's interrupts", device_interrupts},
 	{"a device reads the hypervisor's memory", read_region},
 	{"a device writes the hypervisor's memory", write_region},
 	{"the IOMMU's registers", registers},

@@ -56,6 +56,7 @@ void dma_tables_devices(struct iommu_device_entry *devices, u64 root_hpa)
 			.translation = root_hpa | IOMMU_DTE_V | IOMMU_DTE_TV | IOMMU_DTE_IR |
 				       IOMMU_DTE_IW | IOMMU_DTE_LEVELS(DMA_TABLES_LEVELS),
 			.domain = DMA_TABLES_DOMAIN | IOMMU_DTE_SYSMGT_PASS,
-			.interrupts = IOMMU_DTE_IV | IOMMU_DTE_INTERRUPTS_PASS,
+			/* IV = 0: interrupts pass. QEMU loses those that IV = 1 and IntCtl = 01b are to let pass */
+			.interrupts = 0,
 		};
 }

@@ -65,9 +65,6 @@ static_assert(sizeof(struct iommu_device_entry) == 32, "device table entry");
 #define IOMMU_DTE_IW BIT(62)
 /* bits 105:104: system management messages pass, as without an IOMMU */
 #define IOMMU_DTE_SYSMGT_PASS (1ull << 40)
-/* bits 184 on. IntCtl = 1: fixed and arbitrated interrupts pass; and INIT, ExtInt, NMI, LINT0, LINT1 */
-#define IOMMU_DTE_IV BIT(0)
-#define IOMMU_DTE_INTERRUPTS_PASS (BIT(56) | BIT(57) | BIT(58) | 1ull << 60 | BIT(62) | BIT(63))
 
 /* ---- page tables, §2.2.3: the level of the table that an entry points to, 0 for a page ---- */
 #define IOMMU_PTE_PR BIT(0)
