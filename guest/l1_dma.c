@@ -32,8 +32,8 @@
 #define PCI_COMMAND_MASTER 4u
 #define PCI_BAR0 0x10
 #define PCI_CAPABILITIES 0x34
-#define PCI_MSI                                                                                    \
-	5u /* the capability's number; its offsets from there, for one with 64-bit addresses */
+/* A capability with its offsets, for 64-bit addresses. */
+#define PCI_MSI 5u
 #define PCI_MSI_ENABLE BIT(16)
 #define PCI_MSI_ADDRESS 4
 #define PCI_MSI_ADDRESS_HIGH 8
@@ -185,7 +185,7 @@ static void read_region(const void *arg)
 	note("of 64 places in the region the device saw something in %u", others);
 }
 
-/* The device's message, as data of an MSI says, to this CPU. */
+/* An MSI of the device's with this data, to this CPU. */
 static void edu_message(u32 data)
 {
 	u32 msi = pci_read(edu_device, PCI_CAPABILITIES) & 0xff;
