@@ -222,7 +222,7 @@ hostile: all | deps-qemu ## an L1 that does everything wrong for TIME=600 second
 soak: all | deps-qemu ## boot with 1, 2, 4 and 8 CPUs in turns, COUNT=500 times (SMP=, JOBS=2, STOP=1: end at the first failure)
 	$(Q)O=$(O) COUNT=$(COUNT) SMP='$(SMP)' JOBS=$(JOBS) STOP=$(STOP) tests/qemu/soak
 
-test-linux: all | deps-qemu deps-linux ## stock GRUB and Debian kernels with perf on top
+test-linux: all | deps-qemu deps-linux deps-sign ## stock GRUB and Debian kernels with perf on top
 	$(Q)O=$(O) tests/linux/run
 
 test-l1: all | deps-qemu deps-linux deps-l1 ## hypervisors as L1: Linux KVM, Xen, ourselves
