@@ -3,6 +3,7 @@
  * All CPUs are L1 at once: each runs guests of its own, counts, and touches the hypervisor's memory, while the others do the
  * same. What is one CPU's is not another one's.
  */
+#include "abi/filter.h"
 #include "abi/hypercall.h"
 #include "guest/lib/cpu.h"
 #include "guest/lib/platform.h"
@@ -187,6 +188,76 @@ static void check_counters(const void *arg)
 	}
 }
 
+/* ---- a CPU that no IPI reaches ---- */
+
+static const struct tally_filter no_retired ALIGNED(1024) = {.version = TALLY_FILTER_VERSION,
+							     .action = TALLY_FILTER_DENY,
+							     .count = 1,
+							     .entry = {{.event = 0xc0}}};
+static const struct tally_filter no_filter ALIGNED(1024) = {.version = TALLY_FILTER_VERSION,
+							    .action = TALLY_FILTER_OFF};
+static volatile u32 stage, answer;
+static u64 moved[3];
+
+/* By how much the counter moves, from behind one exit on. */
+static u64 moves(void)
+{
+	u64 before;
+
+	cpuid(0);
+	before = rdmsr(MSR_PERFCTR(0));
+	for (volatile u32 i = 0; i < 100; i++)
+		;
+	return rdmsr(MSR_PERFCTR(0)) - before;
+}
+
+static void without_apic(void *arg)
+{
+	u64 base = rdmsr(MSR_APIC_BASE);
+	u32 svr = apic_read(APIC_SVR);
+
+	(void)arg;
+	wrmsr(MSR_PERFEVTSEL(0), SELECTOR);
+	wrmsr(MSR_APIC_BASE, base & ~(APIC_BASE_X2 | APIC_BASE_ENABLED));
+	for (u32 i = 0; i < ARRAY_SIZE(moved); i++) {
+		answer = i + 1;
+		if (!smp_reaches(&stage, i + 1, "the other CPU's answer"))
+			break;
+		moved[i] = moves();
+	}
+	wrmsr(MSR_APIC_BASE, (base & ~APIC_BASE_X2) | APIC_BASE_ENABLED);
+	wrmsr(MSR_APIC_BASE, base);
+	apic_write(APIC_SVR, svr);
+	wrmsr(MSR_PERFEVTSEL(0), 0);
+}
+
+static void filter(const struct tally_filter *f)
+{
+	CHECK_EQ((u64)hypercall(TALLY_CALL_FILTER_SET, (u64)f, sizeof(*f), 0), 0);
+}
+
+/* Nobody waits for it, and what is asked of it meanwhile is done at its next exit. */
+static void check_without_apic(const void *arg)
+{
+	(void)arg;
+	if (!platform.under_us || !platform.pmu) {
+		tap_skip("no event filter");
+		return;
+	}
+	stage = answer = 0;
+	smp_call(1, without_apic, NULL);
+	for (u32 i = 0; i < ARRAY_SIZE(moved); i++) {
+		if (!smp_reaches(&answer, i + 1, "the CPU without an APIC"))
+			return;
+		filter(i == 1 ? &no_retired : &no_filter);
+		stage = i + 1;
+	}
+	CHECK(smp_done(1));
+	CHECK(moved[0] > 0);
+	CHECK_EQ(moved[1], 0);
+	CHECK(moved[2] > 0);
+}
+
 /* ---- the hypervisor's memory ---- */
 
 static void touch(void *arg)
@@ -241,6 +312,7 @@ static const struct test {
 	{"the same with nested paging, each its own", check_nested, ""},
 	{"SVME is each CPU's own", check_toggle, NULL},
 	{"counters are each CPU's own", check_counters, NULL},
+	{"a filter for a CPU whose APIC is off", check_without_apic, NULL},
 	{"the hypervisor's memory on all CPUs, in L1 and L2", check_hole, NULL},
 };
 

@@ -411,6 +411,8 @@ static NOINLINE void prepare(struct vcpu *v)
 	if ((v->special & SPECIAL_FLAW) && vcpu_in_l2(v) &&
 	    v->history_code[(v->exits - 1) % EXIT_HISTORY] == VMEXIT_VMRUN)
 		v->clock.now -= v->clock.insn_ticks; /* nobody has looked since it retired */
+	if (v->special & SPECIAL_MAIL)
+		ipi_serve(v);
 	events_deliver(v);
 	if (unlikely(v->waits_for_sipi))
 		ipi_wait_for_sipi(v);
@@ -458,8 +460,8 @@ void vcpu_exit_special(struct vcpu *v)
 		reflect(v, code);
 	else
 		apply(v, handle(v, code), true);
-	if (unlikely(v->special &
-		     (SPECIAL_INIT | SPECIAL_NMI | SPECIAL_TRACK | SPECIAL_FLAW | SPECIAL_PMI)))
+	if (unlikely(v->special & (SPECIAL_INIT | SPECIAL_NMI | SPECIAL_TRACK | SPECIAL_FLAW |
+				   SPECIAL_PMI | SPECIAL_MAIL)))
 		prepare(v);
 	if (unlikely(settled | v->settles))
 		settle_ticks(v);

@@ -168,5 +168,8 @@ void ipi_reachable(struct vcpu *v, bool reachable)
 	/* from here on others send NMIs */
 	__atomic_store_n(&v->apic.own.enabled, reachable, __ATOMIC_RELEASE);
 	if (reachable)
-		ipi_serve(v);
+		vcpu_clr_special(v, SPECIAL_MAIL);
+	else
+		vcpu_set_special(v, SPECIAL_MAIL);
+	ipi_serve(v);
 }

@@ -22,7 +22,7 @@ bool ipi_is_reachable(const struct vcpu *to);
 /* An NMI for L1 on this CPU, at the next VMRUN. */
 void ipi_nmi_to_self(struct vcpu *v);
 
-/* Whether this CPU's APIC is on: without, no NMI comes, nobody waits for it, and what is asked of it is done afterwards. */
+/* Whether this CPU's APIC is on: without, no NMI comes and nobody waits for it; it does at its next exit what others ask. */
 void ipi_reachable(struct vcpu *v, bool reachable);
 
 /* After an NMI that L0 took: does what others asked for. True if it was for that. */

@@ -50,6 +50,7 @@ enum gpr {
 #define SPECIAL_TRACK BIT(7)  /* a counter asks for the CPL: hv/track.c */
 #define SPECIAL_VIRQ BIT(8)   /* an interrupt that L0 took is L1's V_IRQ */
 #define SPECIAL_PMI BIT(10)   /* a counter has INT: hv/apic_timer.c */
+#define SPECIAL_MAIL BIT(11)  /* no NMI comes here: each exit looks for mail */
 #define SPECIAL_ENTRY BIT(4)  /* EVENTINJ or TLB_CONTROL were set for one VMRUN */
 #define SPECIAL_FLAW BIT(9)   /* for tests: VMRUN is not counted, PMU_FLAW_NO_VMRUN_TICK */
 #define SPECIAL_WATCH BIT(15) /* exits are recorded: trace_watch() */
