@@ -9,6 +9,7 @@
 
 #   ovmf_secure   the same for firmware with Secure Boot on: sets OVMF_CODE and OVMF_VARS
 #   secure_boot_key FOLDER   writes the key that this firmware trusts: FOLDER/key.pem and cert.pem
+#   sign_efi KEY CERT FROM TO   TO is the program FROM, signed; or prints why not, and returns 1
 
 QEMU_MIN_MAJOR=10
 QEMU_WHY="the SVM emulation of older versions fails basic interrupt tests"
@@ -103,4 +104,9 @@ secure_boot_key() {
 	[[ -r $from.key && -r $from.pem ]] || { echo "$from.key is not there: tools/setup qemu" >&2; return 1; }
 	openssl rsa -in "$from.key" -passin pass:snakeoil -out "$1/key.pem" 2>/dev/null &&
 		cp "$from.pem" "$1/cert.pem"
+}
+
+sign_efi() {
+	local said
+	said=$(sbsign --key "$1" --cert "$2" --output "$4" "$3" 2>&1) || { tail -n 1 <<<"$said"; return 1; }
 }
