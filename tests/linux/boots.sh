@@ -91,7 +91,7 @@ cpu_options() {
 # $status and the microseconds from QEMU's start to user space and to its end in $to_user and $to_end;
 # in $cpu_user and $cpu_end what QEMU has had of the machine's CPUs until then.
 boot() {
-	local name=$1 image=$2 limit=$3 begin smp
+	local name=$1 image=$2 limit=$3 begin smp said
 	shift 3
 	mapfile -t smp < <(cpu_options "$@")
 	# shellcheck disable=SC2034  # for the caller
@@ -118,8 +118,11 @@ boot() {
 	# 2 is run-qemu's own complaint, of which there is nothing more to say.
 	[[ $status != 2 ]] || die "$(tail -n 1 "$dir/$name.qemu")"
 	outcome=$(verdict "$status" "$dir/$name.serial" "$dir/$name.debugcon")
+	said=${outcome%%,*}
+	# a reset or power off; whether it should have, the result says
+	[[ $status != 0 ]] || said=${said#CRASH }
 	printf '# %-30s user space after %6s s, ended after %6s s: %s\n' "$label $name" \
-		"$(seconds "$to_user")" "$(seconds "$to_end")" "${outcome%%,*}"
+		"$(seconds "$to_user")" "$(seconds "$to_end")" "$said"
 }
 
 CLOCK_TICK=$((1000000 / $(getconf CLK_TCK)))
