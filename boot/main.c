@@ -105,9 +105,8 @@ static void banner(u32 iommus)
 		      ecx & TALLY_STATUS_ECX_PMI_EXACT ? L"to the instruction"
 						       : L"at the next exit");
 	else if (ebx == TALLY_BACKEND_CLOCK)
-		Print(L", not exact: this machine has neither a PMU nor an instruction clock, so "
-		      L"TSC ticks are "
-		      L"counted");
+		Print(L", not exact: this machine has no PMU, and no instruction clock that is one "
+		      L"CPU's own, so TSC ticks are counted");
 	Print(L"\r\n");
 	if (iommus && !(ecx & TALLY_STATUS_ECX_DMA_PROTECTED))
 		SAY(L"dma=protect: our memory is not protected from devices: an IOMMU does not "
